@@ -1,0 +1,18 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+
+namespace sparsum::lab {
+
+/// Lays images [R, C, H, W] (floating point, 0 black … 1 white, clamped) out as a grid of R rows
+/// and C columns with `gap` pixels between them, each pixel enlarged `scale` times. Returns uint8
+/// [height, width].
+at::Tensor image_grid(const at::Tensor& images, int64_t gap = 2, int64_t scale = 2);
+
+/// Writes an 8-bit grey [H, W] or RGB [H, W, 3] image (uint8, CPU) as PNG, atomically. Throws
+/// InputError.
+void write_png(const std::filesystem::path& path, const at::Tensor& image);
+
+}  // namespace sparsum::lab
