@@ -8,8 +8,9 @@
 # Looked at in this order, the first hit wins:
 #   1. SPARSUM_TORCH_ROOT (CMake or environment variable): the folder with include/ and lib/
 #   2. every entry P of CMAKE_PREFIX_PATH: P, P/torch, and P/../.. (torch.utils.cmake_prefix_path)
-#   3. .venv/ of the project that calls this
-#   4. the torch of the `python3` on PATH
+#   3. SPARSUM_TORCH_BUILT_WITH: set by sparsum's installed package, the one that the library was built with
+#   4. .venv/ of the project that calls this
+#   5. the torch of the `python3` on PATH
 # Results: SparsumTorch_FOUND, SparsumTorch_VERSION, SparsumTorch_ROOT, SparsumTorch_CUDA.
 
 set(_candidates "")
@@ -25,6 +26,9 @@ else()
   foreach(_prefix IN LISTS CMAKE_PREFIX_PATH)
     list(APPEND _candidates "${_prefix}" "${_prefix}/torch" "${_prefix}/../..")
   endforeach()
+  if(SPARSUM_TORCH_BUILT_WITH)
+    list(APPEND _candidates "${SPARSUM_TORCH_BUILT_WITH}")
+  endif()
   file(GLOB _venv "${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch"
        "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
   list(APPEND _candidates ${_venv})

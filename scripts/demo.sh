@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Sets up, gets Fashion-MNIST, trains the semi-supervised VAE on it for about two minutes, and draws a
+# report. Safe to run again: a finished run is not trained again, an interrupted one goes on.
+# Environment: SPARSUM_DATA=FOLDER reads FOLDER/fashion-mnist; see scripts/setup.sh for the rest.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+run=runs/demo
+report=report/demo
+warmup_epochs=10
+epochs=12
+
+case "${1-}" in
+  "") ;;
+  -h | --help) sed -n '2,4s/^# \{0,1\}//p' scripts/demo.sh && exit 0 ;;
+  *) die 2 "demo.sh: unknown option $1 (it has none)" ;;
+esac
+
+scripts/setup.sh
+sparsum=build/release/sparsum
+
+# resume RUN, or start it: 130 says that Ctrl-C stopped it cleanly.
+train() {
+  local status=0
+  "$sparsum" train ssvae "$@" || status=$?
+  if ((status == 130)); then
+    say "stopped; scripts/demo.sh goes on from there"
+    exit 130
+  elif ((status != 0)); then
+    die "$status" "training failed (see above)"
+  fi
+}
+
+if [[ -e $run/summary.json ]]; then
+  say "$run is trained already; to start over: rm -r $run"
+elif [[ -e $run/config.toml ]]; then
+  say "going on with the interrupted run in $run; to start over: rm -r $run"
+  train --resume --out "$run"
+else
+  say "getting Fashion-MNIST"
+  "$sparsum" data get fashion-mnist >&2 || die $? "the data could not be had (see above)"
+  say "training a semi-supervised VAE with sparsemax: $warmup_epochs epochs on 5,000 labelled images, then" \
+    "$epochs with 45,000 unlabelled ones too"
+  train --dataset fashion-mnist --estimator sparsemax --seed 0 --epochs "$epochs" \
+    --warmup-epochs "$warmup_epochs" --out "$run" >&2
+fi
+
+say "drawing the report"
+PYTHONPATH=python .venv/bin/python -m sparsum.report "$run" --out "$report" >&2 ||
+  die 1 "the report could not be drawn (see above)"

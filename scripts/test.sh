@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Sets up, builds everything and runs every test: C++, examples, Python, structure of the sources.
+#   scripts/test.sh          all tests
+#   scripts/test.sh --fast   without those that take more than two seconds
+# The last line says how many passed and failed; the exit status is 0 if none failed.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+selection=()
+case "${1-}" in
+  "") ;;
+  --fast) selection=(--label-exclude '^slow$') ;;
+  -h | --help) sed -n '2,5s/^# \{0,1\}//p' scripts/test.sh && exit 0 ;;
+  *) die 2 "test.sh: unknown option $1 (known: --fast)" ;;
+esac
+
+scripts/setup.sh --all
+results=$PWD/build/release/test-results
+rm -rf "$results"
+mkdir -p "$results"
+status=0
+
+say "C++ tests and examples"
+# The whole output goes into the XML file: that is where single test cases are counted.
+ctest --test-dir build/release --output-on-failure --timeout 900 --no-tests=error "${selection[@]}" \
+  --output-junit "$results/ctest.xml" --test-output-size-passed 10000000 --test-output-size-failed 10000000 \
+  </dev/null || status=1
+
+say "Python tests"
+PYTHONPATH=python .venv/bin/python -m pytest -q -p no:cacheprovider tests/python tests/architecture \
+  --junitxml="$results/pytest.xml" </dev/null || status=1
+
+.venv/bin/python scripts/count_tests.py "$results/ctest.xml" "$results/pytest.xml" || status=1
+exit "$status"
