@@ -36,6 +36,13 @@ class Options {
   Options& add(std::string name, std::string* target, std::string description,
                std::vector<std::string> choices = {});
 
+  /// Words the default of the option that was added last, where its value alone does not say it
+  /// ("auto: …").
+  Options& describe_default(std::string text) {
+    options_.back().default_text = std::move(text);
+    return *this;
+  }
+
   const std::vector<Option>& all() const { return options_; }
 
   /// Sets an option from text, as the command line gives it. Throws InputError: an unknown name

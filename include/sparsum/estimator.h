@@ -54,6 +54,10 @@ class SPARSUM_API Estimator : public torch::nn::Module {
   virtual std::unique_ptr<Distribution> distribution(const Structure& structure,
                                                      const at::Tensor& scores) const = 0;
 
+  /// The loss evaluations that estimate() makes, per example: [B] int64. As declared here, the size
+  /// of the distribution's support; estimators that sample say how many draws they evaluate instead.
+  virtual at::Tensor evaluations(const Structure& structure, const at::Tensor& scores) const;
+
   /// The loss that trains a classifier under this estimator's own map, the Fenchel–Young loss of
   /// that map: cross-entropy for softmax, sparsemax loss for sparsemax. scores: [B, K], target: [B]
   /// int64 -> [B].
