@@ -1,0 +1,150 @@
+"""The command ``python -m sparsum.report RUN... --out DIR``.
+
+The report's place and its files go to stdout, what is wrong with a run to stderr. Exit status: 0,
+also when some runs cannot be read; 2 when none can, or the report cannot be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsum.report.files import write_atomically
+from sparsum.report.labels import label_runs, slug
+from sparsum.runs import Run, RunError, read_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    runs, problems = _read(options.runs)
+    for problem in problems:
+        print(f"report: {problem}", file=sys.stderr)
+    if not runs:
+        print("report: none of the runs can be read: nothing is drawn", file=sys.stderr)
+        return 2
+    try:
+        written = write_report(runs, problems, options.out)
+    except ImportError as error:
+        print(f"report: matplotlib is needed to draw ({error})", file=sys.stderr)
+        return 2
+    except OSError as error:
+        reason = error.strerror or str(error)
+        print(f"report: {error.filename or options.out}: cannot write ({reason})", file=sys.stderr)
+        return 2
+    print(f"Report: {options.out / 'index.html'} (open it in a browser)")
+    width = max(len(name) for name, _ in written)
+    for name, shows in written:
+        print(f"  {name:<{width}}  {shows}")
+    return 0
+
+
+def write_report(runs: Sequence[Run], problems: Sequence[str], out: Path) -> list[tuple[str, str]]:
+    """Draws everything into the folder ``out``; returns each file's name and what it shows.
+
+    Raises OSError if the folder cannot be written, ImportError without matplotlib.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.environ.get("MPLCONFIGDIR") and not os.access(Path.home(), os.W_OK):
+        os.environ["MPLCONFIGDIR"] = str(out)
+    from sparsum.report import figures, page, style, tables
+
+    labels = label_runs(runs)
+    notes = list(problems)
+    images = _run_images(runs, labels.full, notes)
+    for problem in notes[len(problems) :]:
+        print(f"report: {problem}", file=sys.stderr)
+    pictures = figures.draw_all(runs, labels)
+    table = tables.run_table(runs, labels)
+    seeds = tables.seed_table(runs, labels)
+    styles = style.style_runs(labels)
+    html = page.render(runs, labels, styles, table, seeds, pictures, images, notes)
+    markdown = table.markdown() + (f"\n{seeds.markdown()}" if seeds is not None else "")
+    files: list[tuple[str, bytes, str]] = [
+        ("index.html", html.encode(), "everything on one page, explained, pictures included"),
+        ("table.md", markdown.encode(), "final results of the runs, as Markdown"),
+        (
+            "table.csv",
+            tables.csv_text(runs, labels).encode(),
+            "all results and options at full precision, one row a run",
+        ),
+        *((picture.file, picture.png, picture.shows) for picture in pictures),
+    ]
+    for image in images:
+        shows = image.title[0].lower() + image.title[1:]
+        files.append((image.file, image.png, f"{shows} ({image.label})"))
+    for name, content, _ in files[1:] + files[:1]:  # the page last: it tells that all is there
+        write_atomically(out / name, content)
+    return [(name, shows) for name, _, shows in files]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sparsum.report",
+        description="Draws a report of training runs: learning curves, cost, samples and a table,"
+        " as pictures and as one HTML page.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="folder for the report, made if it is missing; its files are replaced"
+        " (default: %(default)s)",
+    )
+    return parser
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs that can be read, and one line for each thing that cannot."""
+    runs: list[Run] = []
+    problems: list[str] = []
+    seen: set[Path] = set()
+    for path in paths:
+        place = path.resolve()
+        if place in seen:
+            problems.append(f"{path}: given twice, drawn once")
+            continue
+        seen.add(place)
+        try:
+            run = read_run(path)
+        except RunError as error:
+            problems.append(str(error))
+            continue
+        runs.append(run)
+        problems.extend(f"{path}: {problem}" for problem in run.problems)
+    return runs, problems
+
+
+def _run_images(runs: Sequence[Run], labels: Sequence[str], notes: list[str]) -> list:
+    """Copies of the runs' own pictures; damaged ones are named in ``notes``."""
+    from PIL import Image
+
+    from sparsum.report.page import RunImage
+
+    images = []
+    names: set[str] = set()
+    for run, label in zip(runs, labels):
+        for kind, path in run.images.items():
+            try:
+                content = path.read_bytes()
+                with Image.open(path) as picture:
+                    picture.load()
+            except Exception as error:  # Pillow raises of many kinds for damaged files
+                reason = " ".join(str(error).split()) or type(error).__name__
+                notes.append(f"{run.path}: images/{path.name}: damaged ({reason})")
+                continue
+            file = slug(kind) if len(runs) == 1 else f"{slug(kind)}-{slug(label)}"
+            while f"{file}.png" in names:
+                file += "-"
+            names.add(f"{file}.png")
+            images.append(RunImage(kind, label, f"{file}.png", content))
+    return images
+
+
+if __name__ == "__main__":
+    sys.exit(main())

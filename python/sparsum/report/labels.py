@@ -1,0 +1,84 @@
+"""Names for runs, made from what differs between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparsum.runs import Run
+
+_FIRST = ("experiment", "dataset", "estimator")
+"""Options that say most about a run, and whose value needs no name beside it."""
+
+_LAST = ("epochs", "warmup-epochs", "seed")
+"""Options that tell runs apart only when nothing else does."""
+
+_IGNORED = ("out", "data", "config", "resume", "threads", "device", "json")
+"""Options that say where and on what a run was made, not what it is."""
+
+NOT_SET = "not set"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How each of several runs is called, in their order."""
+
+    full: tuple[str, ...]
+    """One name per run, no two alike."""
+    groups: tuple[str, ...]
+    """The same without the seed: alike for runs that only their seeds tell apart."""
+
+
+def label_runs(runs: Sequence[Run]) -> Labels:
+    """Names from the fewest options that tell the runs apart; the folder's name where none does."""
+    fields = [run.fields for run in runs]
+    telling = _telling_keys(fields)
+    if len(runs) == 1:
+        telling = [key for key in ("dataset", "estimator", "seed") if key in fields[0]]
+    full: list[str] = []
+    groups: list[str] = []
+    for run, options in zip(runs, fields):
+        parts = [(key, _part(key, options.get(key))) for key in telling]
+        full.append(" · ".join(part for _, part in parts) or run.name)
+        groups.append(" · ".join(part for key, part in parts if key != "seed") or "all runs")
+    return Labels(_made_unique(full, runs), tuple(groups))
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name: letters, digits, dots and single dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.").lower() or "run"
+
+
+def _telling_keys(fields: Sequence[dict]) -> list[str]:
+    """Options by importance, each kept only if it splits runs that those before it left together.
+
+    So a learning rate that goes with the estimator does not appear beside it.
+    """
+    every = {key for options in fields for key in options} - set(_IGNORED)
+    middle = sorted(every - set(_FIRST) - set(_LAST))
+    kept: list[str] = []
+    apart = 1
+    for key in (*_FIRST, *middle, *_LAST):
+        signatures = {tuple(repr(o.get(k)) for k in (*kept, key)) for o in fields}
+        if len(signatures) > apart:
+            kept.append(key)
+            apart = len(signatures)
+    return kept
+
+
+def _part(key: str, value: object) -> str:
+    if value is None:
+        return f"{key} {NOT_SET}"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if key in _FIRST else f"{key} {text}"
+
+
+def _made_unique(labels: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
+    """Adds the folder's name, or its whole path, where options leave two runs with one name."""
+    for name in (lambda run: run.name, lambda run: str(run.path)):
+        labels = [
+            f"{label} · {name(run)}" if labels.count(label) > 1 and label != name(run) else label
+            for label, run in zip(labels, runs)
+        ]
+    return tuple(labels)

@@ -1,0 +1,373 @@
+"""The report as one HTML page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from sparsum import __version__
+from sparsum.report.figures import Picture
+from sparsum.report.labels import Labels
+from sparsum.report.metrics import (
+    ACCURACY,
+    EVALUATIONS,
+    duration_text,
+    result_metrics,
+)
+from sparsum.report.style import DPI, RunStyle
+from sparsum.report.tables import Table, status
+from sparsum.runs import Run
+
+EXPERIMENTS = {
+    "ssvae": (
+        "Semi-supervised VAE",
+        "A model of images is trained that also learns to name what is on them. It explains an"
+        " image by its class z, one of a few, and by a continuous code h for everything else, such"
+        " as slant and stroke. A small part of the training images comes with its class; for the"
+        " others the model has to sum, or guess, over the classes.",
+    ),
+    "signal": (
+        "Emergent communication",
+        "A sender sees an image and says one symbol of a vocabulary; a receiver sees several images"
+        " and has to pick the one that was meant. The two learn a language of their own.",
+    ),
+    "bitvector": (
+        "Bit-vector VAE",
+        "A model of images is trained whose code is a vector of bits: each image is squeezed"
+        " into that many yes-or-no answers and drawn again from them.",
+    ),
+}
+
+ESTIMATORS = {
+    "dense": "softmax probabilities; every class is summed over: exact, and as many decoder calls"
+    " as there are classes.",
+    "sparsemax": "probabilities of which most are exactly zero; only the others are summed over:"
+    " exact, with few decoder calls.",
+    "entmax": "between softmax and sparsemax: probabilities of which many are exactly zero; only"
+    " the others are summed over.",
+    "topk-sparsemax": "sparsemax over the k best assignments, found without listing all.",
+    "sparsemap": "a sparse distribution over structures, found by an active-set solver.",
+    "sfe": "score function (REINFORCE): one class is drawn; one decoder call, a noisy gradient;"
+    " a moving average of past losses takes some of the noise away.",
+    "sfe+": "score function with a second sample as its baseline: two decoder calls.",
+    "nvil": "score function with a learned baseline: one decoder call, a noisy gradient.",
+    "gumbel": "a relaxed sample (Gumbel-softmax): one decoder call, a biased gradient.",
+    "st-gumbel": "a hard sample with the gradient of a relaxed one: one decoder call, biased.",
+    "sum-and-sample": "the most probable classes summed, one of the rest drawn.",
+}
+
+IMAGES = {
+    "samples": (
+        "Images that the model makes up",
+        "Each row is one class z, each column one draw of the continuous code h, the same in all"
+        " rows. Look for rows that keep to one kind of object, and columns that share"
+        " a manner, such as slant or thickness: then the model has told the two apart.",
+    ),
+    "reconstructions": (
+        "Test images and what the model makes of them",
+        "Top row: images the model has never seen. Below: the same, encoded and drawn again under"
+        " the class that the model finds most probable. Look for the same object below;"
+        " a different one is a misread class, a blurred one lost detail.",
+    ),
+}
+
+GLOSSARY = (
+    ("Estimator", "how training gets a gradient through the discrete class: by summing over all"
+     " classes, over the few with a probability above zero, or by drawing samples."),
+    ("Loss evaluation, decoder call", "one run of the decoder for one example and one class: the"
+     " unit in which methods are compared, because it is what costs time."),
+    ("ELBO", "evidence lower bound: what a model of this kind is trained to raise. A bound from"
+     " below on the log-probability of an image, in nats (1 nat = 1.44 bits); nearer to zero is"
+     " better. Compare it only on the same data set and with the same preparation of images."),
+    ("Warm-up, warm start", "a first phase on labelled images alone, the same for every estimator."
+     " The model it ends with is the start of the comparison."),
+    ("Train, validation, test", "images to learn from; images to watch progress and choose by;"
+     " images looked at once, for the final numbers."),
+    ("Seed", "the number that all random choices follow from. Runs with several seeds show"
+     " how much of a difference is chance."),
+)  # fmt: skip
+
+STYLE = """
+:root { color-scheme: light; --ink: #24292f; --muted: #57606a; --line: #d8dee4; --soft: #f6f8fa; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #fff; color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", Arial, sans-serif; }
+main { max-width: 1008px; margin: 0 auto; padding: 40px 24px 24px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 12px; letter-spacing: -0.01em; }
+h2 { font-size: 21px; margin: 52px 0 10px; }
+h3 { font-size: 16px; margin: 22px 0 8px; }
+p { margin: 0 0 12px; }
+.lead { max-width: 76ch; }
+.estimators { margin: 12px 0 0; padding: 0; list-style: none; max-width: 84ch; }
+.estimators li { margin: 4px 0; padding-left: 22px; text-indent: -22px; }
+.chip { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 10px; }
+.cards { display: flex; flex-wrap: wrap; gap: 14px; margin: 24px 0 8px; }
+.card { flex: 1 1 180px; background: var(--soft); border: 1px solid var(--line);
+  border-radius: 10px; padding: 14px 18px; }
+.card b { display: block; font-size: 27px; line-height: 1.25; font-weight: 650; }
+.card b small { font-size: 15px; font-weight: 500; }
+.card span { color: var(--muted); font-size: 14px; display: block; line-height: 1.4; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 12px; border-bottom: 1px solid var(--line); text-align: right;
+  vertical-align: top; }
+td { white-space: nowrap; }
+th { vertical-align: bottom; font-weight: 600; line-height: 1.3; border-bottom: 2px solid #afb8c1; }
+th:first-child, td:first-child { text-align: left; padding-left: 2px; }
+figure { margin: 0; }
+figure > img { display: block; max-width: 100%; height: auto; margin: 6px 0 8px; }
+figcaption, .note { color: var(--muted); font-size: 14.5px; max-width: 88ch; }
+.pictures { display: flex; flex-wrap: wrap; gap: 26px 40px; }
+.pictures img { image-rendering: pixelated; border-radius: 4px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 7px 20px; font-size: 14.5px; }
+dt { font-weight: 600; } dd { margin: 0; color: var(--muted); max-width: 72ch; }
+details { margin: 10px 0; font-size: 14.5px; }
+summary { cursor: pointer; font-weight: 600; }
+details table { margin: 8px 0 18px; }
+details td { text-align: left; padding: 3px 18px 3px 0; }
+code { font: 13.5px ui-monospace, "DejaVu Sans Mono", Consolas, monospace; }
+footer { border-top: 1px solid var(--line); margin-top: 56px; padding: 16px 0 32px;
+  color: var(--muted); font-size: 14px; }
+footer ul { margin: 6px 0 14px; padding-left: 20px; }
+@media (max-width: 640px) { dl { display: block; } dd { margin-bottom: 8px; } }
+@media print { h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
+"""
+
+
+@dataclass(frozen=True)
+class RunImage:
+    """A picture that a run made, and its copy's name in the report's folder."""
+
+    kind: str
+    label: str
+    file: str
+    png: bytes
+
+    @property
+    def title(self) -> str:
+        return IMAGES.get(self.kind, (self.kind.replace("_", " "), ""))[0]
+
+
+def render(
+    runs: Sequence[Run],
+    labels: Labels,
+    styles: Sequence[RunStyle],
+    table: Table,
+    seeds: Table | None,
+    pictures: Sequence[Picture],
+    images: Sequence[RunImage],
+    problems: Sequence[str],
+) -> str:
+    """The whole page."""
+    sections = [
+        _head(runs, labels, styles),
+        _cards(runs[0]) if len(runs) == 1 else "",
+        _numbers(runs, table, seeds),
+        *(_picture(picture) for picture in pictures),
+        *_image_sections(images, several=len(runs) > 1),
+        _glossary(),
+        _options(runs, labels),
+        _footer(problems),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(_title(runs))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _distinct(runs: Sequence[Run], key: str) -> list[str]:
+    return list(dict.fromkeys(str(run.fields[key]) for run in runs if key in run.fields))
+
+
+def _title(runs: Sequence[Run]) -> str:
+    names = [EXPERIMENTS.get(name, (name, ""))[0] for name in _distinct(runs, "experiment")]
+    title = " and ".join(names) or "Training report"
+    data = " and ".join(_distinct(runs, "dataset"))
+    return f"{title} on {data}" if data else title
+
+
+def _head(runs: Sequence[Run], labels: Labels, styles: Sequence[RunStyle]) -> str:
+    texts = [EXPERIMENTS[name][1] for name in _distinct(runs, "experiment") if name in EXPERIMENTS]
+    parts = [f"<h1>{escape(_title(runs))}</h1>"]
+    parts += [f'<p class="lead">{escape(text)}</p>' for text in texts]
+    running = [run for run in runs if not run.finished]
+    if running:
+        what = "This run has" if len(runs) == 1 else f"{len(running)} of {len(runs)} runs have"
+        parts.append(
+            f'<p class="lead"><b>{what} not finished</b>: what there is so far is shown.'
+            " Draw the report again later for the rest.</p>"
+        )
+    explained = [name for name in _distinct(runs, "estimator") if name in ESTIMATORS]
+    if explained:
+        by_estimator = {run.fields.get("estimator"): s for run, s in zip(runs, styles)}
+        counts = {name: sum(r.fields.get("estimator") == name for r in runs) for name in explained}
+        single = all(count == 1 for count in counts.values()) and len(runs) > 1
+        items = []
+        for name in explained:
+            colour = by_estimator[name].colour
+            chip = f'<span class="chip" style="background:{colour}"></span>' if single else ""
+            items.append(f"<li>{chip}<b>{escape(name)}</b>: {escape(ESTIMATORS[name])}</li>")
+        what = "The estimator" if len(items) == 1 else "The estimators"
+        parts.append(f"<h3>{what}: how the gradient gets through the discrete choice</h3>")
+        parts.append(f'<ul class="estimators">{"".join(items)}</ul>')
+    return f"<header>{''.join(parts)}</header>"
+
+
+def _cards(run: Run) -> str:
+    """A single run's results, large."""
+    cards: list[tuple[str, str, str]] = []
+    for metric in result_metrics([run])[:4]:
+        value = run.result(f"test.{metric.key}")
+        start = run.result(f"warmup.test.{metric.key}")
+        unit = metric.unit if metric is not EVALUATIONS else ""
+        if metric is EVALUATIONS:
+            what = "decoder calls per test example, on average"
+        else:
+            what = f"test {metric.name}"
+            if start is not None:
+                what += f", from {metric.text(start)} after the warm-up"
+        cards.append((metric.text(value), unit, what))
+    accuracies = run.series("validation.accuracy")[1]
+    if not run.finished and accuracies:
+        text = ACCURACY.text(accuracies[-1])
+        cards.append((text, "%", f"validation accuracy after epoch {run.last_epoch}"))
+    if not run.finished:
+        cards.append((status(run), "", "not finished yet"))
+    seconds = run.result("seconds")
+    if seconds is not None:
+        threads = run.result("threads")
+        on = f" on {threads:.0f} thread{'s' if threads != 1 else ''}" if threads else ""
+        cards.append((duration_text(seconds), "", f"from start to end{on}"))
+    items = "".join(
+        f'<div class="card"><b>{escape(value)} <small>{escape(unit)}</small></b>'
+        f"<span>{escape(what)}</span></div>"
+        for value, unit, what in cards
+    )
+    return f'<div class="cards">{items}</div>'
+
+
+def _numbers(runs: Sequence[Run], table: Table, seeds: Table | None) -> str:
+    noun = "this run" if len(runs) == 1 else "each run"
+    words = f"Final results of {noun}, on test images."
+    meanings = [
+        f"{metric.name[0].upper()}{metric.name[1:]} is {metric.meaning}."
+        for metric in result_metrics(runs)
+        if metric.meaning
+    ]
+    best = any(run.result("best.epoch") is not None for run in runs)
+    if best:
+        meanings.append("Best epoch: the one with the best result on validation images.")
+    parts = [
+        "<h2>The numbers</h2>",
+        f'<p class="note">{escape(" ".join([words, *meanings]))}</p>',
+        f'<div class="scroll">{_table(table)}</div>',
+    ]
+    if seeds is not None:
+        parts += [
+            "<h3>Over seeds</h3>",
+            '<p class="note">Mean ± standard deviation over runs that only their seeds tell apart:'
+            " a difference between two rows that is not clearly larger than these deviations may"
+            " be chance.</p>",
+            f'<div class="scroll">{_table(seeds)}</div>',
+        ]
+    parts.append(
+        '<p class="note">The same in files beside this page: <code>table.md</code> as shown,'
+        " <code>table.csv</code> with every number at full precision.</p>"
+    )
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    """Width and height in pixels, from the header of a PNG file."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+def _picture(picture: Picture) -> str:
+    width, height = png_size(picture.png)
+    shown = (round(width * 100 / DPI), round(height * 100 / DPI))
+    return (
+        f"<section><h2>{escape(picture.title)}</h2><figure>"
+        f'<img src="{_data_uri(picture.png)}" alt="{escape(picture.shows)}"'
+        f' width="{shown[0]}" height="{shown[1]}">'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure></section>"
+    )
+
+
+def _image_sections(images: Sequence[RunImage], *, several: bool) -> list[str]:
+    sections = []
+    for kind in dict.fromkeys(image.kind for image in images):
+        members = [image for image in images if image.kind == kind]
+        text = IMAGES.get(kind, ("", "A picture that the run made."))[1]
+        figures = []
+        for image in members:
+            width, height = png_size(image.png)
+            # Whole multiples keep every pixel of the small images square and sharp.
+            factor = max(1, round((460 if several else 560) / max(width, 1)))
+            factor = 1 if width * factor > 960 else factor
+            name = f"<h3>{escape(image.label)}</h3>" if several else ""
+            figures.append(
+                f'<figure>{name}<img src="{_data_uri(image.png)}" width="{width * factor}"'
+                f' height="{height * factor}" alt="{escape(image.title)}: {escape(image.label)}">'
+                "</figure>"
+            )
+        sections.append(
+            f"<section><h2>{escape(members[0].title)}</h2>"
+            f'<p class="note">{escape(text)}</p>'
+            f'<div class="pictures">{"".join(figures)}</div></section>'
+        )
+    return sections
+
+
+def _glossary() -> str:
+    items = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in GLOSSARY)
+    return f"<section><h2>Words used here</h2><dl>{items}</dl></section>"
+
+
+def _options(runs: Sequence[Run], labels: Labels) -> str:
+    parts = []
+    for run, label in zip(runs, labels.full):
+        versions = {}
+        if run.summary is not None:
+            versions = {k: v for k, v in run.summary.texts.items() if k.startswith("versions.")}
+        rows = "".join(
+            f"<tr><td><code>{escape(str(key))}</code></td>"
+            f"<td><code>{escape(str(value))}</code></td></tr>"
+            for key, value in {"folder": run.path, **run.fields, **versions}.items()
+        )
+        parts.append(
+            f"<details><summary>{escape(label)}</summary><table><tbody>{rows}</tbody></table>"
+            "</details>"
+        )
+    return (
+        "<section><h2>How to repeat it</h2><p class='note'>Each run folder holds the complete"
+        " options as <code>config.toml</code>; <code>sparsum train EXPERIMENT --config"
+        " config.toml</code> repeats the run. The options of each run:</p>"
+        f"{''.join(parts)}</section>"
+    )
+
+
+def _footer(problems: Sequence[str]) -> str:
+    notes = ""
+    if problems:
+        items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+        notes = f"<p>What could not be read, and is missing above:</p><ul>{items}</ul>"
+    return f"<footer>{notes}Drawn by <code>sparsum.report</code> {__version__}.</footer>"

@@ -1,0 +1,136 @@
+"""The numbers of a report: one row per run, and means over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from sparsum.report.labels import Labels
+from sparsum.report.metrics import EVALUATIONS, STATISTICS, duration_text, result_metrics
+from sparsum.runs import Run
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def without_empty_columns(self) -> Table:
+        """Leaves out columns that have an en dash in every row."""
+        keep = [i for i in range(len(self.header)) if any(row[i] != "–" for row in self.rows)]
+        return Table(
+            tuple(self.header[i] for i in keep),
+            tuple(tuple(row[i] for i in keep) for row in self.rows),
+        )
+
+    def markdown(self) -> str:
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        rule = "|---|" + "---:|" * (len(self.header) - 1)
+        return "\n".join([line(self.header), rule, *(line(row) for row in self.rows)]) + "\n"
+
+
+def status(run: Run) -> str:
+    """Whether the run has finished, and else how far it came."""
+    if run.finished:
+        return "finished"
+    planned = run.planned_epochs
+    return f"epoch {run.last_epoch} of {planned}" if planned else f"epoch {run.last_epoch}"
+
+
+def run_table(runs: Sequence[Run], labels: Labels) -> Table:
+    """Final test results, cost and time of each run."""
+    metrics = [metric for metric in result_metrics(runs) if metric is not EVALUATIONS]
+    header = ["run", "status"]
+    for metric in metrics:
+        header += [f"test {metric.heading}", f"… at warm start"]
+    header += [
+        "calls per example, mean",
+        "median (quartiles)",
+        "best epoch",
+        "last validation accuracy (%)" if any(not run.finished for run in runs) else "",
+        "parameters",
+        "time",
+        "time per training epoch",
+    ]
+    rows = []
+    for run, label in zip(runs, labels.full):
+        cells = [label, status(run)]
+        for metric in metrics:
+            cells.append(metric.text(run.result(f"test.{metric.key}")))
+            cells.append(metric.text(run.result(f"warmup.test.{metric.key}")))
+        accuracies = run.series("validation.accuracy")[1]
+        cells += [
+            EVALUATIONS.text(run.result("test.evaluations.mean")),
+            _quartiles(run),
+            _whole(run.result("best.epoch")),
+            f"{100 * accuracies[-1]:.2f}" if header[-4] and accuracies else "–",
+            _whole(run.result("parameters")),
+            duration_text(run.result("seconds")),
+            duration_text(run.seconds_per_epoch()),
+        ]
+        rows.append(tuple(cells))
+    return Table(tuple(header), tuple(rows)).without_empty_columns()
+
+
+def seed_table(runs: Sequence[Run], labels: Labels) -> Table | None:
+    """Means and standard deviations over the finished runs that only a seed tells apart."""
+    metrics = result_metrics(runs)
+    header = ["runs", "seeds", *(f"test {metric.heading}" for metric in metrics)]
+    rows = []
+    for group in dict.fromkeys(labels.groups):
+        members = [r for r, name in zip(runs, labels.groups) if name == group and r.finished]
+        if len({run.fields.get("seed") for run in members}) < 2:
+            continue
+        cells = [group, str(len(members))]
+        for metric in metrics:
+            values = [
+                value
+                for run in members
+                if (value := run.result(f"test.{metric.key}")) is not None
+            ]
+            cells.append(
+                f"{metric.text(mean(values))} ± {metric.text(stdev(values))}"
+                if len(values) > 1
+                else "–"
+            )
+        rows.append(tuple(cells))
+    return Table(tuple(header), tuple(rows)) if rows else None
+
+
+def csv_text(runs: Sequence[Run], labels: Labels) -> str:
+    """Every number of the summaries at full precision and in the units of the logs."""
+    options = list(dict.fromkeys(key for run in runs for key in run.fields))
+    numbers = dict.fromkeys(
+        key for run in runs if run.summary is not None for key in run.summary.values
+    )
+    results = [key for key in numbers if key.replace("_", "-") not in options and key != "schema"]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["run", "folder", "status", "last epoch", *options, *results])
+    for run, label in zip(runs, labels.full):
+        values = [run.result(key) for key in results]
+        writer.writerow(
+            [label, run.path, status(run), run.last_epoch]
+            + [run.fields.get(key, "") for key in options]
+            + ["" if v is None else int(v) if v.is_integer() else repr(v) for v in values]
+        )
+    return buffer.getvalue()
+
+
+def _quartiles(run: Run) -> str:
+    values = [run.result(f"test.evaluations.{name}") for name in STATISTICS]
+    _, middle, low, high = values
+    if middle is None or low is None or high is None:
+        return "–"
+    return f"{middle:g} ({low:g}–{high:g})"
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
