@@ -58,7 +58,11 @@ install_system_packages() {
         as_root=(sudo -n)
       elif ((${#missing[@]})); then
         say "these packages are missing, and installing them takes an administrator. Run this line, then this script again:"
-        printf '%s\n' "sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+        local known=()
+        for package in "${optional[@]}"; do
+          if apt-cache show "$package" >/dev/null 2>&1; then known+=("$package"); fi
+        done
+        printf '%s\n' "sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]} ${known[*]}" >&2
         exit 2
       else
         note "optional packages that are not installed: ${optional[*]}"
