@@ -18,7 +18,7 @@ esac
 scripts/setup.sh
 sparsum=build/release/sparsum
 
-# resume RUN, or start it: 130 says that Ctrl-C stopped it cleanly.
+# train ARGUMENTS…: 130 says that Ctrl-C stopped the run after a step and saved it.
 train() {
   local status=0
   "$sparsum" train ssvae "$@" || status=$?
@@ -41,9 +41,10 @@ else
   say "training a semi-supervised VAE with sparsemax: $warmup_epochs epochs on 5,000 labelled images, then" \
     "$epochs with 45,000 unlabelled ones too"
   train --dataset fashion-mnist --estimator sparsemax --seed 0 --epochs "$epochs" \
-    --warmup-epochs "$warmup_epochs" --out "$run" >&2
+    --warmup-epochs "$warmup_epochs" --out "$run"
 fi
 
 say "drawing the report"
-PYTHONPATH=python .venv/bin/python -m sparsum.report "$run" --out "$report" >&2 ||
-  die 1 "the report could not be drawn (see above)"
+# It says where the report is and what each file shows.
+PYTHONPATH=python .venv/bin/python -m sparsum.report "$run" --out "$report" ||
+  die $? "the report could not be drawn (see above)"
