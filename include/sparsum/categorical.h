@@ -5,8 +5,11 @@
 namespace sparsum {
 
 /// One variable with K values: V = K parts, outcome z = part z, in the order 0 … K − 1.
-/// Every oracle is exact; assignments carry `indices`. Costs are O(K) a row, k_best O(K + k log k),
-/// sampling O(K) for the first draw of a row and O(log K) for each further one.
+/// Every oracle is exact; assignments carry `indices`. Ties go to the lower index. A score of −∞ is
+/// never sampled; k_best lists such outcomes last. map, k_best and sample refuse, on the CPU, a row
+/// with NaN, +∞ or no finite score, naming it (on CUDA that check would synchronise). Costs are
+/// O(K) a row, k_best O(K + k log k), sampling O(K) for the first draw of a row and O(log K) for
+/// each further one.
 class SPARSUM_API Categorical final : public Structure {
  public:
   /// K ≥ 1, the number of values.
