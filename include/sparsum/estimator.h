@@ -29,8 +29,9 @@ struct Problem {
 
 /// An estimator's answer, per example.
 struct Estimate {
-  at::Tensor
-      objective;  ///< [B], attached: its gradient estimates that of E[loss] − entropy_weight·H(q)
+  /// [B], attached: it and its gradient estimate E[loss] − entropy_weight·H(q) and the gradient
+  /// thereof; the terms of the loss's own random choice (Loss::log_prob) are included.
+  at::Tensor objective;
   /// Scalar or undefined: a loss over the estimator's own parameters (a baseline's error); add it
   /// unscaled.
   at::Tensor auxiliary;
@@ -55,7 +56,8 @@ class SPARSUM_API Estimator : public torch::nn::Module {
                                                      const at::Tensor& scores) const = 0;
 
   /// The loss evaluations that estimate() makes, per example: [B] int64. As declared here, the size
-  /// of the distribution's support; estimators that sample say how many draws they evaluate instead.
+  /// of the distribution's support; estimators that sample say how many draws they evaluate
+  /// instead.
   virtual at::Tensor evaluations(const Structure& structure, const at::Tensor& scores) const;
 
   /// The loss that trains a classifier under this estimator's own map, the Fenchel–Young loss of

@@ -35,14 +35,18 @@ struct ExpectationOptions {
   /// activations being dropped and recomputed in the backward pass, so that memory beyond the
   /// distribution itself does not grow with n. Chunks may split an example.
   int64_t max_evaluations_per_chunk = 0;
-  /// The generator that the loss draws from, if it does: its state is saved per chunk and replayed.
+  /// The generator that the loss draws from, if it does. With chunks its state is saved before the
+  /// first one and replayed, chunk after chunk, in the backward pass, which leaves the generator as
+  /// it found it.
   std::optional<at::Generator> generator;
 };
 
 /// The exact expectation of a loss under sparse distributions, evaluated on their supports only:
 ///   E_q[ℓ(z)] = Σ_{z : q(z) > 0} q(z) ℓ(z), per example.
 ///
-/// loss: called once, or chunk by chunk, with exactly Σ_b |support_b| pairs in total.
+/// loss: called once, or chunk by chunk, with exactly Σ_b |support_b| pairs in total. With chunks
+/// it
+///   is kept until the backward pass: what it captures by reference must live as long.
 /// shared: tensors that are not leaves (or are, as you like) and that the loss reads, e.g. an
 /// embedding of
 ///   the input computed once per example. Needed with chunks: reading such a tensor directly would
@@ -52,8 +56,8 @@ struct ExpectationOptions {
 ///   reads. With a Loss::log_prob the gradient of the choice, Σ_z q(z) ℓ(z) ∇log_prob, is included,
 ///   and the value is unchanged.
 /// Errors: a loss of another shape than [n], named; with chunks: a captured non-leaf tensor,
-///   torch::autograd::grad instead of backward() (the loss's parameters would be missed), and
-///   double backward.
+///   torch::autograd::grad instead of backward() (the loss's parameters would be missed), double
+///   backward, and (on the CPU) a loss whose values are others when it is recomputed.
 /// Cost: n evaluations of the loss; with chunks 2n forward.
 SPARSUM_API at::Tensor expectation(const SparseDistribution& q, const LossFn& loss,
                                    const std::vector<at::Tensor>& shared = {},

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "estimators/estimators.h"
+
+#include <string>
+
+namespace sparsum {
+
+/// Sparse marginalization (Correia, Niculae, Aziz and Martins, 2020): scores become a distribution
+/// with few outcomes of non-zero probability, and the loss is summed over exactly those,
+///   Σ_{z : ξ(z) > 0} ξ(z) ℓ(z).
+/// Exact for its own ξ, in value and gradient; costs ‖ξ‖₀ loss evaluations an example. What differs
+/// from one estimator to the next is the map from scores to ξ alone.
+class SparseMarginalization : public Estimator {
+ public:
+  explicit SparseMarginalization(std::string name) : name_(std::move(name)) {}
+
+  Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override;
+  std::unique_ptr<Distribution> distribution(const Structure& structure,
+                                             const at::Tensor& scores) const override;
+  /// Here: a Categorical.
+  void check(const Structure& structure) const override;
+
+ protected:
+  virtual SparseDistribution map(const Structure& structure, const at::Tensor& scores) const = 0;
+
+ private:
+  std::string name_;
+};
+
+}  // namespace sparsum

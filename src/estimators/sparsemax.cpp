@@ -1,0 +1,37 @@
+#include "estimators/sparse.h"
+
+#include <sparsum/entmax_loss.h>
+#include <sparsum/sparsemax.h>
+#include <torch/torch.h>
+
+namespace sparsum {
+namespace {
+
+/// Sparse marginalization by sparsemax (Martins and Astudillo, 2016):
+///   ξ = argmin_{p in Δ} ‖p − s‖².
+///
+/// Exact for its own ξ. Costs ‖ξ‖₀ loss evaluations an example: several at first, one when the
+/// model is sure. Needs a categorical structure.
+class Sparsemax final : public SparseMarginalization {
+ public:
+  Sparsemax() : SparseMarginalization("sparsemax") {}
+
+  at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
+    LossOptions options;
+    options.reduction = Reduction::kNone;
+    return sparsemax_loss(scores, target, options);
+  }
+
+ protected:
+  SparseDistribution map(const Structure& structure, const at::Tensor& scores) const override {
+    return sparsemax(structure, scores);
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Estimator> make_sparsemax(const EstimatorOptions&) {
+  return std::make_shared<Sparsemax>();
+}
+
+}  // namespace sparsum

@@ -1,0 +1,44 @@
+#include "estimators/sparse.h"
+
+#include <sparsum/entmax_loss.h>
+#include <sparsum/top_k_sparsemax.h>
+#include <torch/torch.h>
+
+namespace sparsum {
+namespace {
+
+/// Sparse marginalization by top-k sparsemax (Correia, Niculae, Aziz and Martins, 2020, §4.1):
+///   ξ = argmin_{p in Δ, ‖p‖₀ ≤ k} ‖p − s‖².
+///
+/// Exact for its own ξ, which is sparsemax's wherever at most k outcomes get mass there. Costs
+/// ‖ξ‖₀ ≤ k loss evaluations an example. Needs a categorical structure.
+class TopK final : public SparseMarginalization {
+ public:
+  explicit TopK(int64_t k) : SparseMarginalization("top-k"), k_(k) {}
+
+  /// Sparsemax's own loss: the gradient p − y of top-k sparsemax's would leave a true class outside
+  /// the k best at a kink, while this one sees all scores, and both agree where the certificate of
+  /// exactness holds.
+  at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
+    LossOptions options;
+    options.reduction = Reduction::kNone;
+    return sparsemax_loss(scores, target, options);
+  }
+
+ protected:
+  SparseDistribution map(const Structure& structure, const at::Tensor& scores) const override {
+    return top_k_sparsemax(structure, scores, k_);
+  }
+
+ private:
+  int64_t k_;
+};
+
+}  // namespace
+
+std::shared_ptr<Estimator> make_top_k(const EstimatorOptions& options) {
+  TORCH_CHECK(options.k >= 1, "estimator 'top-k': expected k >= 1, got ", options.k);
+  return std::make_shared<TopK>(options.k);
+}
+
+}  // namespace sparsum
