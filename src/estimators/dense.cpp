@@ -25,6 +25,11 @@ class Dense final : public Estimator {
     return std::make_unique<Gibbs>(structure, scores);
   }
 
+  at::Tensor evaluations(const Structure& structure, const at::Tensor& scores) const override {
+    const at::NoGradGuard no_grad;
+    return Gibbs(structure, scores).enumerate(max_outcomes_).evaluations();
+  }
+
   void check(const Structure& structure) const override {
     const std::optional<int64_t> size = structure.size();
     TORCH_CHECK(size, "estimator 'dense' is for structures of at most ", max_outcomes_,

@@ -41,6 +41,11 @@ at::Tensor Estimator::supervised_loss(const at::Tensor& scores, const at::Tensor
   return at::cross_entropy_loss(scores, target, /*weight=*/{}, at::Reduction::None);
 }
 
+at::Tensor Estimator::evaluations(const Structure& structure, const at::Tensor& scores) const {
+  const at::NoGradGuard no_grad;
+  return distribution(structure, scores)->enumerate().evaluations();
+}
+
 std::vector<std::string> estimator_names() {
   std::vector<std::string> names;
   for (const Entry& entry : kEstimators) names.emplace_back(entry.name);

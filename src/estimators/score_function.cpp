@@ -89,6 +89,11 @@ class ScoreFunction final : public Estimator {
     return std::make_unique<Gibbs>(structure, scores);
   }
 
+  at::Tensor evaluations(const Structure& structure, const at::Tensor& scores) const override {
+    structure.check_scores("sfe", scores);
+    return at::full({scores.size(0)}, samples_, scores.options().dtype(at::kLong));
+  }
+
   void check(const Structure& structure) const override {
     // Oracles that do not exist say so for an empty batch as well.
     const at::Tensor nothing = at::empty({0, structure.parts()});
