@@ -16,6 +16,10 @@ std::string read_file(const std::filesystem::path& path);
 /// unreadable, a damaged or truncated gzip stream, more than `limit` bytes.
 std::string read_maybe_gzip(const std::filesystem::path& path, size_t limit = size_t{1} << 32);
 
+/// The same for the contents of a file that are in memory already; `name` stands in messages.
+std::string maybe_gunzip(std::string bytes, const std::string& name,
+                         size_t limit = size_t{1} << 32);
+
 /// Replaces `path` by `bytes` or leaves it as it was: writes a temporary file beside it, fsyncs it,
 /// renames it and fsyncs the folder. Throws InputError (full or read-only disk, missing folder) and
 /// removes the temporary file.
