@@ -13,7 +13,6 @@ is not is listed in :attr:`Run.problems`.
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,11 @@ from typing import Any
 
 SCHEMA = 1
 """The version of the run folder's JSON files that this module reads."""
+
+LARGEST = 1e300
+"""Numbers beyond are overflow, not measurements, and left out as NaN is."""
+
+LAST_EPOCH = 10**9
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -78,7 +82,7 @@ class Run:
 
     @property
     def fields(self) -> dict[str, str | float | int | bool]:
-        """The run's options, from the configuration or else the summary, keys spelled with ``-``."""
+        """The run's options, of the configuration or else the summary, keys spelled with ``-``."""
         found: dict[str, str | float | int | bool] = {}
         if self.summary is not None:
             for source in (self.summary.texts, self.summary.values):
@@ -125,7 +129,7 @@ class Run:
         return None if self.summary is None else self.summary.values.get(key)
 
     def seconds_per_epoch(self) -> float | None:
-        """Median time of a training epoch without its evaluation; of warm-up if there is no other."""
+        """Median time of a training epoch, without its evaluation; else of a warm-up epoch."""
         for phase in ("train", "warmup", ""):
             times = [
                 row.values["seconds"]
@@ -147,13 +151,12 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_number(value: Any) -> bool:
-    """A finite int or float; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
+    """A finite int or float with room to compute with; a bool is none."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and -LARGEST < value < LARGEST
+    )
 
 
 def parse_row(line: str | bytes) -> Row:
@@ -161,8 +164,9 @@ def parse_row(line: str | bytes) -> Row:
     tree = _parse_object(line)
     _check_schema(tree, optional=True)
     epoch = tree.pop("epoch", None)
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(f"expected epoch to be a whole number >= 0, got {epoch!r}")
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or not 0 <= epoch <= LAST_EPOCH:
+        got = repr(epoch)[:40]
+        raise ValueError(f"expected epoch to be a whole number from 0 to {LAST_EPOCH}, got {got}")
     tree.pop("schema", None)
     phase = tree.pop("phase", "")
     values = {key: float(value) for key, value in flatten(tree) if is_number(value)}
@@ -179,7 +183,10 @@ def complete_lines(content: bytes) -> tuple[list[bytes], bytes]:
 
 
 def keep_latest(rows: Iterable[Row]) -> tuple[list[Row], int]:
-    """Rows with ascending epochs, and how many were dropped: a row replaces what it goes back over."""
+    """Rows with ascending epochs, and how many were dropped.
+
+    A row replaces those that it goes back over: a resumed run writes their epochs anew.
+    """
     kept: list[Row] = []
     dropped = 0
     for row in rows:
@@ -200,7 +207,7 @@ def read_run(path: Path | str) -> Run:
     config = _read_config(path / "config.toml", problems)
     rows = _read_rows(path / "metrics.jsonl", problems, required=True)
     timing = _read_rows(path / "timing.jsonl", problems, required=False)
-    summary = _read_summary(path / "summary.json", problems)
+    summary = read_summary(path / "summary.json", problems)
     images = _read_images(path / "images", problems)
     if not rows and summary is None:
         raise RunError(f"{path}: nothing to show: " + "; ".join(problems))
@@ -281,7 +288,8 @@ def _read_rows(path: Path, problems: list[str], *, required: bool) -> tuple[Row,
     return tuple(kept)
 
 
-def _read_summary(path: Path, problems: list[str]) -> Summary | None:
+def read_summary(path: Path, problems: list[str]) -> Summary | None:
+    """``summary.json``, or None with the reason appended to ``problems``."""
     content = _read_bytes(path, problems, "missing: the run has not finished")
     if content is None:
         return None

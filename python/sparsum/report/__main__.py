@@ -7,14 +7,17 @@ also when some runs cannot be read; 2 when none can, or the report cannot be wri
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsum.report.files import write_atomically
 from sparsum.report.labels import label_runs, slug
 from sparsum.runs import Run, RunError, read_run
+
+if TYPE_CHECKING:  # loads matplotlib, which may be missing
+    from sparsum.report.page import RunImage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,8 +51,6 @@ def write_report(runs: Sequence[Run], problems: Sequence[str], out: Path) -> lis
     Raises OSError if the folder cannot be written, ImportError without matplotlib.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if not os.environ.get("MPLCONFIGDIR") and not os.access(Path.home(), os.W_OK):
-        os.environ["MPLCONFIGDIR"] = str(out)
     from sparsum.report import figures, page, style, tables
 
     labels = label_runs(runs)
@@ -60,8 +61,16 @@ def write_report(runs: Sequence[Run], problems: Sequence[str], out: Path) -> lis
     pictures = figures.draw_all(runs, labels)
     table = tables.run_table(runs, labels)
     seeds = tables.seed_table(runs, labels)
-    styles = style.style_runs(labels)
-    html = page.render(runs, labels, styles, table, seeds, pictures, images, notes)
+    html = page.render(
+        runs,
+        labels,
+        styles=style.style_runs(labels),
+        table=table,
+        seeds=seeds,
+        pictures=pictures,
+        images=images,
+        problems=notes,
+    )
     markdown = table.markdown() + (f"\n{seeds.markdown()}" if seeds is not None else "")
     files: list[tuple[str, bytes, str]] = [
         ("index.html", html.encode(), "everything on one page, explained, pictures included"),
@@ -120,7 +129,7 @@ def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def _run_images(runs: Sequence[Run], labels: Sequence[str], notes: list[str]) -> list:
+def _run_images(runs: Sequence[Run], labels: Sequence[str], notes: list[str]) -> list[RunImage]:
     """Copies of the runs' own pictures; damaged ones are named in ``notes``."""
     from PIL import Image
 

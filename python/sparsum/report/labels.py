@@ -32,13 +32,13 @@ class Labels:
 
 def label_runs(runs: Sequence[Run]) -> Labels:
     """Names from the fewest options that tell the runs apart; the folder's name where none does."""
-    fields = [run.fields for run in runs]
+    fields: list[dict[str, object]] = [dict(run.fields) for run in runs]
     telling = _telling_keys(fields)
     if len(runs) == 1:
         telling = [key for key in ("dataset", "estimator", "seed") if key in fields[0]]
     full: list[str] = []
     groups: list[str] = []
-    for run, options in zip(runs, fields):
+    for run, options in zip(runs, fields, strict=True):
         parts = [(key, _part(key, options.get(key))) for key in telling]
         full.append(" · ".join(part for _, part in parts) or run.name)
         groups.append(" · ".join(part for key, part in parts if key != "seed") or "all runs")
@@ -50,7 +50,7 @@ def slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.").lower() or "run"
 
 
-def _telling_keys(fields: Sequence[dict]) -> list[str]:
+def _telling_keys(fields: Sequence[dict[str, object]]) -> list[str]:
     """Options by importance, each kept only if it splits runs that those before it left together.
 
     So a learning rate that goes with the estimator does not appear beside it.
@@ -76,9 +76,10 @@ def _part(key: str, value: object) -> str:
 
 def _made_unique(labels: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
     """Adds the folder's name, or its whole path, where options leave two runs with one name."""
-    for name in (lambda run: run.name, lambda run: str(run.path)):
+    names = [run.name for run in runs]
+    for further in (names, [str(run.path) for run in runs]):
         labels = [
-            f"{label} · {name(run)}" if labels.count(label) > 1 and label != name(run) else label
-            for label, run in zip(labels, runs)
+            label if labels.count(label) == 1 else more if label == name else f"{label} · {more}"
+            for label, name, more in zip(labels, names, further, strict=True)
         ]
     return tuple(labels)

@@ -41,6 +41,8 @@ EXPERIMENTS = {
     ),
 }
 
+DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+
 ESTIMATORS = {
     "dense": "softmax probabilities; every class is summed over: exact, and as many decoder calls"
     " as there are classes.",
@@ -102,7 +104,8 @@ h3 { font-size: 16px; margin: 22px 0 8px; }
 p { margin: 0 0 12px; }
 .lead { max-width: 76ch; }
 .estimators { margin: 12px 0 0; padding: 0; list-style: none; max-width: 84ch; }
-.estimators li { margin: 4px 0; padding-left: 22px; text-indent: -22px; }
+.estimators li { margin: 4px 0; }
+.estimators.keyed li { padding-left: 22px; text-indent: -22px; }
 .chip { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 10px; }
 .cards { display: flex; flex-wrap: wrap; gap: 14px; margin: 24px 0 8px; }
 .card { flex: 1 1 180px; background: var(--soft); border: 1px solid var(--line);
@@ -110,15 +113,17 @@ p { margin: 0 0 12px; }
 .card b { display: block; font-size: 27px; line-height: 1.25; font-weight: 650; }
 .card b small { font-size: 15px; font-weight: 500; }
 .card span { color: var(--muted); font-size: 14px; display: block; line-height: 1.4; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-bottom: 10px; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 12px; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: 7px 11px; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
 td { white-space: nowrap; }
 th { vertical-align: bottom; font-weight: 600; line-height: 1.3; border-bottom: 2px solid #afb8c1; }
 th:first-child, td:first-child { text-align: left; padding-left: 2px; }
 figure { margin: 0; }
 figure > img { display: block; max-width: 100%; height: auto; margin: 6px 0 8px; }
+figcaption p { margin: 0 0 6px; }
+figcaption b { color: var(--ink); font-weight: 600; }
 figcaption, .note { color: var(--muted); font-size: 14.5px; max-width: 88ch; }
 .pictures { display: flex; flex-wrap: wrap; gap: 26px 40px; }
 .pictures img { image-rendering: pixelated; border-radius: 4px; }
@@ -135,6 +140,10 @@ footer ul { margin: 6px 0 14px; padding-left: 20px; }
 @media (max-width: 640px) { dl { display: block; } dd { margin-bottom: 8px; } }
 @media print { h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
 """
+
+
+MOST_OPEN_IMAGES = 6
+"""Pictures of one kind that the page shows at once; those of further runs unfold on a click."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,7 @@ class RunImage:
 def render(
     runs: Sequence[Run],
     labels: Labels,
+    *,
     styles: Sequence[RunStyle],
     table: Table,
     seeds: Table | None,
@@ -188,7 +198,7 @@ def _distinct(runs: Sequence[Run], key: str) -> list[str]:
 def _title(runs: Sequence[Run]) -> str:
     names = [EXPERIMENTS.get(name, (name, ""))[0] for name in _distinct(runs, "experiment")]
     title = " and ".join(names) or "Training report"
-    data = " and ".join(_distinct(runs, "dataset"))
+    data = " and ".join(DATASETS.get(name, name) for name in _distinct(runs, "dataset"))
     return f"{title} on {data}" if data else title
 
 
@@ -215,7 +225,8 @@ def _head(runs: Sequence[Run], labels: Labels, styles: Sequence[RunStyle]) -> st
             items.append(f"<li>{chip}<b>{escape(name)}</b>: {escape(ESTIMATORS[name])}</li>")
         what = "The estimator" if len(items) == 1 else "The estimators"
         parts.append(f"<h3>{what}: how the gradient gets through the discrete choice</h3>")
-        parts.append(f'<ul class="estimators">{"".join(items)}</ul>')
+        kind = "estimators keyed" if single else "estimators"
+        parts.append(f'<ul class="{kind}">{"".join(items)}</ul>')
     return f"<header>{''.join(parts)}</header>"
 
 
@@ -254,10 +265,15 @@ def _cards(run: Run) -> str:
 
 def _numbers(runs: Sequence[Run], table: Table, seeds: Table | None) -> str:
     noun = "this run" if len(runs) == 1 else "each run"
-    words = f"Final results of {noun}, on test images."
+    results = result_metrics(runs)
+    words = (
+        f"Final results of {noun}, on test images."
+        if results
+        else "Results on test images come when a run ends; so far there is this."
+    )
     meanings = [
-        f"{metric.name[0].upper()}{metric.name[1:]} is {metric.meaning}."
-        for metric in result_metrics(runs)
+        f"{metric.name[0].upper()}{metric.name[1:]}: {metric.meaning}."
+        for metric in results
         if metric.meaning
     ]
     best = any(run.result("best.epoch") is not None for run in runs)
@@ -303,18 +319,22 @@ def png_size(png: bytes) -> tuple[int, int]:
 
 def _picture(picture: Picture) -> str:
     width, height = png_size(picture.png)
+    caption = "".join(
+        f"<p><b>{escape(heading)}.</b> {escape(text)}</p>" for heading, text in picture.caption
+    )
     shown = (round(width * 100 / DPI), round(height * 100 / DPI))
     return (
         f"<section><h2>{escape(picture.title)}</h2><figure>"
         f'<img src="{_data_uri(picture.png)}" alt="{escape(picture.shows)}"'
         f' width="{shown[0]}" height="{shown[1]}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure></section>"
+        f"<figcaption>{caption}</figcaption></figure></section>"
     )
 
 
 def _image_sections(images: Sequence[RunImage], *, several: bool) -> list[str]:
     sections = []
-    for kind in dict.fromkeys(image.kind for image in images):
+    known = [kind for kind in IMAGES if any(image.kind == kind for image in images)]
+    for kind in dict.fromkeys([*known, *(image.kind for image in images)]):
         members = [image for image in images if image.kind == kind]
         text = IMAGES.get(kind, ("", "A picture that the run made."))[1]
         figures = []
@@ -329,10 +349,18 @@ def _image_sections(images: Sequence[RunImage], *, several: bool) -> list[str]:
                 f' height="{height * factor}" alt="{escape(image.title)}: {escape(image.label)}">'
                 "</figure>"
             )
+        at_once = figures if len(figures) <= MOST_OPEN_IMAGES else figures[:MOST_OPEN_IMAGES]
+        rest = figures[len(at_once) :]
+        more = (
+            f"<details><summary>The same of {len(rest)} more runs</summary>"
+            f'<div class="pictures">{"".join(rest)}</div></details>'
+            if rest
+            else ""
+        )
         sections.append(
             f"<section><h2>{escape(members[0].title)}</h2>"
             f'<p class="note">{escape(text)}</p>'
-            f'<div class="pictures">{"".join(figures)}</div></section>'
+            f'<div class="pictures">{"".join(at_once)}</div>{more}</section>'
         )
     return sections
 
@@ -345,9 +373,12 @@ def _glossary() -> str:
 def _options(runs: Sequence[Run], labels: Labels) -> str:
     parts = []
     for run, label in zip(runs, labels.full):
-        versions = {}
+        versions: dict[str, str] = {}
         if run.summary is not None:
             versions = {k: v for k, v in run.summary.texts.items() if k.startswith("versions.")}
+        parameters = run.result("parameters")
+        if parameters is not None:
+            versions["parameters of the model"] = f"{parameters:,.0f}"
         rows = "".join(
             f"<tr><td><code>{escape(str(key))}</code></td>"
             f"<td><code>{escape(str(value))}</code></td></tr>"

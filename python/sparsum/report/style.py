@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,8 +17,13 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#1
 """Okabe and Ito's colours, told apart by readers with any common colour blindness; without their
 yellow, which is too light for lines on white, and with a brown in its place."""
 
-DASHES = ("-", (0, (6, 1.5)), (0, (4, 1.5, 1, 1.5)))
+Dash = Literal["-"] | tuple[float, Sequence[float]]
+
+DASHES: tuple[Dash, ...] = ("-", (0, (6, 1.5)), (0, (4, 1.5, 1, 1.5)))
 """Line styles for the first, second and third time round the palette."""
+
+DOTTED: Dash = (0, (1, 1.6))
+MEDIAN_DASH: Dash = (0, (2, 2))
 
 INK = "#24292F"
 MUTED = "#6E7781"
@@ -26,7 +32,7 @@ WIDTH = 9.6
 """Inches; at 100 points an inch this is the page's column, so that 10 points read as 10 points."""
 DPI = 200
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
@@ -52,6 +58,7 @@ RC = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # labels come from files: a dollar sign is a dollar sign
 }
 
 
@@ -64,7 +71,7 @@ class RunStyle:
     in_legend: bool
     """False for all but the first run of a group that shares one entry."""
     colour: str
-    dash: str | tuple
+    dash: Dash
     crowded: bool
     """True where there are too many runs for bands and numbers."""
 
@@ -113,7 +120,8 @@ class EpochAxis:
             axes.set_xscale("function", functions=(self._to_width, self._to_epoch))
             axes.set_xticks(self._ticks())
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+            locator = MaxNLocator(nbins=10, integer=True, steps=[1, 2, 2.5, 5, 10])
+            axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
         axes.set_xlim(0 if self.last > 3 else 0.5, self.last if self.last > 3 else self.last + 0.5)
         for end in self.ends:
@@ -121,17 +129,7 @@ class EpochAxis:
         for end in self.ends:
             axes.axvline(end, color="#C4CAD1", linewidth=0.8, zorder=0.5)
         if self.ends:
-            axes.annotate(
-                "warm-up",
-                xy=(0, 1),
-                xycoords="axes fraction",
-                xytext=(5, 3),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=MUTED,
-                va="bottom",
-                annotation_clip=False,
-            )
+            note_above(axes, "warm-up")
 
     @property
     def label(self) -> str:
@@ -152,12 +150,28 @@ class EpochAxis:
         )
 
     def _ticks(self) -> list[float]:
-        before = MaxNLocator(nbins=4, integer=True).tick_values(0, self.end)
-        after = MaxNLocator(nbins=8, integer=True).tick_values(self.end, self.last)
-        step = after[1] - after[0]
+        steps = [1, 2, 2.5, 5, 10]
+        before = MaxNLocator(nbins=4, integer=True, steps=steps).tick_values(0, self.end)
+        after = MaxNLocator(nbins=8, integer=True, steps=steps).tick_values(self.end, self.last)
         return [tick for tick in before if 0 <= tick < self.end * 0.9] + [
-            tick for tick in after if self.end <= tick <= self.last and tick % step == 0
+            tick for tick in after if self.end <= tick <= self.last
         ]
+
+
+def note_above(axes: Axes, text: str, *, right: bool = False) -> None:
+    """A small remark on top of the axes, at its left or right end."""
+    axes.annotate(
+        text,
+        xy=(1 if right else 0, 1),
+        xycoords="axes fraction",
+        xytext=(0 if right else 5, 3),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=MUTED,
+        ha="right" if right else "left",
+        va="bottom",
+        annotation_clip=False,
+    )
 
 
 def robust_limits(

@@ -48,20 +48,20 @@ def run_table(runs: Sequence[Run], labels: Labels) -> Table:
     """Final test results, cost and time of each run."""
     metrics = [metric for metric in result_metrics(runs) if metric is not EVALUATIONS]
     header = ["run", "status"]
+    unfinished = any(not run.finished for run in runs)
     for metric in metrics:
-        header += [f"test {metric.heading}", f"… at warm start"]
+        header += [f"test {metric.heading}", "… at warm start"]
     header += [
         "calls per example, mean",
         "median (quartiles)",
         "best epoch",
-        "last validation accuracy (%)" if any(not run.finished for run in runs) else "",
-        "parameters",
+        "last validation accuracy (%)",
         "time",
         "time per training epoch",
     ]
     rows = []
     for run, label in zip(runs, labels.full):
-        cells = [label, status(run)]
+        cells = [label, status(run) if unfinished else "–"]
         for metric in metrics:
             cells.append(metric.text(run.result(f"test.{metric.key}")))
             cells.append(metric.text(run.result(f"warmup.test.{metric.key}")))
@@ -70,8 +70,7 @@ def run_table(runs: Sequence[Run], labels: Labels) -> Table:
             EVALUATIONS.text(run.result("test.evaluations.mean")),
             _quartiles(run),
             _whole(run.result("best.epoch")),
-            f"{100 * accuracies[-1]:.2f}" if header[-4] and accuracies else "–",
-            _whole(run.result("parameters")),
+            f"{100 * accuracies[-1]:.2f}" if unfinished and accuracies else "–",
             duration_text(run.result("seconds")),
             duration_text(run.seconds_per_epoch()),
         ]
@@ -91,9 +90,7 @@ def seed_table(runs: Sequence[Run], labels: Labels) -> Table | None:
         cells = [group, str(len(members))]
         for metric in metrics:
             values = [
-                value
-                for run in members
-                if (value := run.result(f"test.{metric.key}")) is not None
+                value for run in members if (value := run.result(f"test.{metric.key}")) is not None
             ]
             cells.append(
                 f"{metric.text(mean(values))} ± {metric.text(stdev(values))}"

@@ -1,0 +1,284 @@
+"""What is drawn into one pair of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from sparsum.report import style
+from sparsum.report.metrics import EVALUATIONS, OBJECTIVE, Metric
+from sparsum.report.style import DOTTED, MEDIAN_DASH, EpochAxis, RunStyle
+from sparsum.runs import Run
+
+FULL_HEIGHT = 3.1
+"""Inches that a panel takes, unless it is of secondary interest."""
+
+MOST_NUMBERED_RUNS = 6
+"""Up to so many runs get their final numbers written beside the curves."""
+
+_LABEL_GAP = 0.068
+"""The least distance of two numbers in the margin, as a fraction of a full-height panel."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The runs to draw, how they are called and how they look."""
+
+    runs: Sequence[Run]
+    names: Sequence[str]
+    styles: Sequence[RunStyle]
+
+    def __iter__(self) -> Iterator[tuple[Run, RunStyle]]:
+        return iter(zip(self.runs, self.styles, strict=True))
+
+    @property
+    def crowded(self) -> bool:
+        return any(run_style.crowded for run_style in self.styles)
+
+    @property
+    def numbered(self) -> bool:
+        return len(self.runs) <= MOST_NUMBERED_RUNS
+
+    def only(self, wanted: Callable[[Run], bool]) -> Drawing:
+        """The same without the runs that are not wanted."""
+        kept = [i for i, run in enumerate(self.runs) if wanted(run)]
+        return Drawing(
+            [self.runs[i] for i in kept],
+            [self.names[i] for i in kept],
+            [self.styles[i] for i in kept],
+        )
+
+    def has_series(self, key: str) -> bool:
+        return any(key in row.values for run in self.runs for row in run.rows)
+
+    def has_result(self, key: str) -> bool:
+        return any(run.result(key) is not None for run in self.runs)
+
+
+def curves_panel(
+    axes: Axes,
+    drawing: Drawing,
+    axis: EpochAxis,
+    metric: Metric,
+    splits: Sequence[str],
+    *,
+    marks: bool,
+    height: float,
+) -> None:
+    """One metric: a curve for each split of each run and, with ``marks``, the test results."""
+    curves: list[list[float]] = []
+    levels: list[float] = []
+    numbers: list[tuple[float, str, str]] = []
+    for run, run_style in drawing:
+        for split in splits:
+            main = split == "validation" or len(splits) == 1
+            values = _draw_curve(axes, run, run_style, metric, split, main=main)
+            if values:
+                curves.append(values)
+    if marks:
+        numbers = _draw_results(axes, drawing, metric)
+        levels = [level for level, _, _ in numbers]
+    low, high, cut = style.robust_limits(curves, levels)
+    axes.set_ylim(low, high)
+    axis.apply(axes)
+    axes.set_ylabel(metric.unit)
+    axes.set_title(_capital(metric.name), pad=18 if axis.ends or cut else 8)
+    if cut:
+        style.note_above(axes, "the first epochs lie outside the axis", right=True)
+    if drawing.numbered:
+        gap = _LABEL_GAP * FULL_HEIGHT / height
+        style.margin_labels(axes, list(dict.fromkeys(numbers)), gap)
+
+
+def _draw_curve(
+    axes: Axes, run: Run, run_style: RunStyle, metric: Metric, split: str, *, main: bool
+) -> list[float]:
+    epochs, logged = run.series(f"{split}.{metric.key}")
+    values = [value * metric.factor for value in logged]
+    across: Sequence[float] = epochs
+    upwards: Sequence[float] = values
+    if metric is OBJECTIVE:
+        across, upwards = _parted(epochs, values, run.warmup_end)
+    axes.plot(
+        across,
+        upwards,
+        color=run_style.colour,
+        linestyle=run_style.dash if main else DOTTED,
+        linewidth=(1.2 if run_style.crowded else 1.9) if main else 1.1,
+        alpha=1.0 if main else 0.75,
+        marker="o" if len(values) < 3 else "",
+        markersize=4,
+        zorder=3 if main else 2,
+    )
+    return values
+
+
+def _draw_results(axes: Axes, drawing: Drawing, metric: Metric) -> list[tuple[float, str, str]]:
+    """Draws the warm starts' and final models' test results; returns level, text and colour."""
+    numbers: list[tuple[float, str, str]] = []
+    starts = [run.result(f"warmup.test.{metric.key}") for run in drawing.runs]
+    for (run, run_style), start in zip(drawing, starts, strict=True):
+        if start is not None:
+            # A start that several runs share is drawn in grey, not in the colour of the last.
+            colour = style.MUTED if starts.count(start) > 1 else run_style.colour
+            level = start * metric.factor
+            axes.axhline(level, color=colour, linewidth=1.0, linestyle="--", alpha=0.8, zorder=2)
+            numbers.append((level, f"{metric.text(start)} warm start", colour))
+        final = run.result(f"test.{metric.key}")
+        if final is not None:
+            level = final * metric.factor
+            axes.plot(
+                max(run.last_epoch, 1),
+                level,
+                marker="D",
+                markersize=4.5 if run_style.crowded else 6.5,
+                color=run_style.colour,
+                markeredgecolor="white",
+                markeredgewidth=0.5 if run_style.crowded else 0.9,
+                clip_on=False,
+                zorder=5,
+            )
+            numbers.append((level, f"{metric.text(final)} final", run_style.colour))
+    return numbers
+
+
+def evaluations_panel(
+    axes: Axes, drawing: Drawing, axis: EpochAxis, split: str, title: str
+) -> None:
+    """Calls per example of each run: the mean and, unless crowded, the median and quartiles."""
+    seen: list[float] = []
+    numbers: list[tuple[float, str, str]] = []
+    for run, run_style in drawing:
+        epochs, mean = run.series(f"{split}.evaluations.mean")
+        if not mean:
+            continue
+        seen += mean
+        axes.plot(
+            epochs,
+            mean,
+            color=run_style.colour,
+            linestyle=run_style.dash,
+            linewidth=1.2 if run_style.crowded else 2.0,
+            marker="o" if len(mean) < 3 else "",
+            markersize=4,
+            zorder=3,
+        )
+        numbers.append((mean[-1], f"{mean[-1]:.2f} last epoch", run_style.colour))
+        if run_style.crowded:
+            continue
+        axes.plot(
+            *run.series(f"{split}.evaluations.median"),
+            color=run_style.colour,
+            linestyle=MEDIAN_DASH,
+            linewidth=1.1,
+            zorder=2.5,
+        )
+        low_epochs, low = run.series(f"{split}.evaluations.q25")
+        high_epochs, high = run.series(f"{split}.evaluations.q75")
+        if low and low_epochs == high_epochs:
+            seen += [*low, *high]
+            axes.fill_between(
+                low_epochs, low, high, color=run_style.colour, alpha=0.16, linewidth=0, zorder=1.5
+            )
+    _calls_scale(axes, min(seen), max(seen), vertical=True)
+    axis.apply(axes)
+    axes.set_ylabel("decoder calls per example")
+    axes.set_title(title, pad=18 if axis.ends else 8)
+    if drawing.numbered:
+        style.margin_labels(axes, numbers, _LABEL_GAP)
+
+
+def results_panel(axes: Axes, drawing: Drawing, metric: Metric) -> None:
+    """One metric on test data: a line for each run, from its warm start to its final model."""
+    values: list[float] = []
+    for place, (run, run_style) in enumerate(drawing):
+        colour = run_style.colour
+        final = run.result(f"test.{metric.key}")
+        start = run.result(f"warmup.test.{metric.key}")
+        if final is None:
+            continue
+        x = final * metric.factor
+        values.append(x)
+        if start is not None:
+            from_x = start * metric.factor
+            values.append(from_x)
+            axes.plot([from_x, x], [place, place], color=colour, linewidth=2, alpha=0.45)
+            axes.plot(
+                from_x,
+                place,
+                marker="o",
+                markersize=6,
+                markerfacecolor="white",
+                markeredgecolor=colour,
+                markeredgewidth=1.5,
+            )
+        axes.plot(
+            x,
+            place,
+            marker="D",
+            markersize=7,
+            color=colour,
+            markeredgecolor="white",
+            markeredgewidth=0.9,
+        )
+        axes.annotate(
+            metric.text(final),
+            xy=(x, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+        )
+    if metric is EVALUATIONS:
+        _calls_scale(axes, min(values), max(values), vertical=False)
+    else:
+        span = max(values) - min(values) or max(abs(values[0]) * 0.02, 1e-3)
+        axes.set_xlim(min(values) - 0.18 * span, max(values) + 0.18 * span)
+        axes.locator_params(axis="x", nbins=5)
+    axes.set_yticks(range(len(drawing.runs)), list(drawing.names))
+    axes.set_ylim(len(drawing.runs) - 0.5, -0.75)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_title(_capital(metric.name))
+    axes.set_xlabel(metric.unit)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _parted(
+    epochs: Sequence[int], values: Sequence[float], end: int
+) -> tuple[list[float], list[float]]:
+    """A gap between the phases, over which the objective changes its meaning."""
+    place = sum(epoch <= end for epoch in epochs)
+    gap = [float("nan")]
+    return [*epochs[:place], *gap, *epochs[place:]], [*values[:place], *gap, *values[place:]]
+
+
+def _calls_scale(axes: Axes, lowest: float, highest: float, *, vertical: bool) -> None:
+    """Calls from 1 up: linear while they are few, logarithmic where methods differ by factors."""
+    axis = axes.yaxis if vertical else axes.xaxis
+    set_limits = axes.set_ylim if vertical else axes.set_xlim
+    room = 1.0 if vertical else 1.8  # across, numbers stand beside the marks
+    lowest = min(lowest, 1.0)
+    if lowest > 0 and highest / lowest > 4:
+        if vertical:
+            axes.set_yscale("log", base=2)
+        else:
+            axes.set_xscale("log", base=2)
+        factor = 2 if highest < 100 else 4
+        ticks = [1.0]
+        while ticks[-1] * factor <= highest * 1.2:
+            ticks.append(ticks[-1] * factor)
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        set_limits(lowest / 1.15**room, highest * 1.3**room)
+    else:
+        span = max(highest - lowest, 0.25)
+        set_limits(lowest - 0.08 * room * span, highest + 0.15 * room * span)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
