@@ -1,0 +1,58 @@
+#include "lab/adam.h"
+
+#include "lab/checkpoint.h"
+
+namespace sparsum::lab {
+
+Adam::Adam(Parameters parameters, AdamOptions options)
+    : parameters_(std::move(parameters)), options_(options) {
+  for (const auto& [name, parameter] : parameters_) {
+    means_.push_back(at::zeros_like(parameter));
+    squares_.push_back(at::zeros_like(parameter));
+    steps_.push_back(at::zeros({}, parameter.options().dtype(at::kFloat)));
+  }
+}
+
+void Adam::step() {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> parameters, gradients, means, squares, steps;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto& gradient = parameters_[i].second.grad();
+    if (!gradient.defined()) continue;
+    parameters.push_back(parameters_[i].second);
+    gradients.push_back(gradient);
+    means.push_back(means_[i]);
+    squares.push_back(squares_[i]);
+    steps.push_back(steps_[i]);
+  }
+  if (parameters.empty()) return;
+  at::_foreach_add_(steps, 1);
+  at::_fused_adam_(parameters, gradients, means, squares, /*max_exp_avg_sqs=*/{}, steps,
+                   options_.learning_rate, options_.beta1, options_.beta2, options_.weight_decay,
+                   options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+}
+
+void Adam::zero_grad() {
+  for (auto& [name, parameter] : parameters_) parameter.mutable_grad().reset();
+}
+
+void Adam::save(Checkpoint& checkpoint) const {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const std::string prefix = "adam/" + parameters_[i].first;
+    checkpoint.put(prefix + "/mean", means_[i]);
+    checkpoint.put(prefix + "/square", squares_[i]);
+    checkpoint.put(prefix + "/steps", steps_[i]);
+  }
+}
+
+void Adam::load(const Checkpoint& checkpoint) {
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const std::string prefix = "adam/" + parameters_[i].first;
+    checkpoint.copy_to(prefix + "/mean", means_[i]);
+    checkpoint.copy_to(prefix + "/square", squares_[i]);
+    checkpoint.copy_to(prefix + "/steps", steps_[i]);
+  }
+}
+
+}  // namespace sparsum::lab

@@ -1,0 +1,51 @@
+#include "lab/experiment.h"
+
+#include "lab/error.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include <limits>
+
+namespace sparsum::lab {
+
+void RunConfig::declare(Options& options) {
+  constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+  options.add("seed", &seed, "seed of everything random: parameters, batches, pixels, samples", "",
+              0, kMany);
+  options.add("data", &data, "folder with mnist/, fashion-mnist/ and mnist-splits/")
+      .describe_default("$SPARSUM_DATA, else ~/.local/share/sparsum");
+  options.add("device", &device, "where the model is: cpu, cuda or cuda:INDEX");
+  options
+      .add("threads", &threads, "threads of LibTorch; the same number gives the same bits",
+           "threads", 0, 4096)
+      .describe_default("0: one a core");
+  options.add("checkpoint-every", &checkpoint_every,
+              "saves the state also inside epochs, each time that many steps are done; 0: never",
+              "steps", 0, kMany);
+}
+
+void RunConfig::resolve() {
+  if (threads == 0) threads = at::get_num_threads();
+  at::set_num_threads(static_cast<int>(threads));
+  const auto refuse = [&](const std::string& found) {
+    throw InputError("option --device: expected cpu, cuda or cuda:INDEX, got '" + device + "'" +
+                     found);
+  };
+  const bool cuda = device == "cuda" || device.starts_with("cuda:");
+  if (device != "cpu" && !cuda) refuse("");
+  if (!cuda) return;
+  const auto count = static_cast<int64_t>(
+      at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0);
+  const std::string digits = device == "cuda" ? "0" : device.substr(5);
+  if (digits.empty() || digits.size() > 3 ||
+      digits.find_first_not_of("0123456789") != std::string::npos) {
+    refuse("");
+  }
+  if (std::stoll(digits) >= count) {
+    refuse(", and there are " + std::to_string(count) + " CUDA devices");
+  }
+  device = "cuda:" + digits;
+}
+
+}  // namespace sparsum::lab

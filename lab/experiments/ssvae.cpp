@@ -1,0 +1,480 @@
+#include "lab/experiments/ssvae.h"
+
+#include "lab/data/binarize.h"
+#include "lab/error.h"
+#include "lab/likelihood.h"
+#include "lab/png.h"
+#include "lab/random.h"
+#include "lab/statistics.h"
+
+#include <sparsum/expectation.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+namespace sparsum::lab {
+namespace {
+
+constexpr int64_t kEvaluationBatch = 500;
+constexpr int64_t kHidden = 128;
+constexpr int64_t kClassifierHidden = 256;
+
+/// Pairs (example i, outcome outcomes[i]), one per example.
+Assignments one_each(const at::Tensor& outcomes, int64_t classes) {
+  Assignments z;
+  z.row_splits = at::arange(outcomes.size(0) + 1, outcomes.options());
+  z.rows = z.row_splits.narrow(0, 0, outcomes.size(0));
+  z.parts = classes;
+  z.indices = outcomes;
+  return z;
+}
+
+/// All layers read the scores: NaN there is where a diverged model shows first.
+void require_finite(const char* what, const at::Tensor& values) {
+  const at::NoGradGuard no_grad;
+  // x·0 is 0 for finite x and NaN otherwise: one pass, no mask.
+  if (std::isnan(values.mul(0).sum().item<double>())) {
+    throw NonFiniteError(std::string(what) + " are not finite");
+  }
+}
+
+Json to_json(const Quartiles& quartiles) {
+  return {{"mean", quartiles.mean},
+          {"median", quartiles.median},
+          {"q25", quartiles.q25},
+          {"q75", quartiles.q75}};
+}
+
+double published_learning_rate(const std::string& estimator) {
+  if (estimator == "sparsemax" || estimator == "entmax" || estimator == "top-k") return 5e-4;
+  if (estimator == "sfe") return 1e-4;
+  return 1e-3;
+}
+
+}  // namespace
+
+// --- options -------------------------------------------------------------------------------------
+
+Options SsvaeConfig::options() {
+  constexpr double kMax = std::numeric_limits<double>::max();
+  constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+  std::vector<std::string> datasets;
+  for (const auto& source : data_sources()) datasets.push_back(source.name);
+
+  Options o;
+  o.add("experiment", &experiment, "the experiment these options belong to", {"ssvae"});
+  o.add("dataset", &dataset, "images to model", datasets);
+  o.add("estimator", &estimator, "how the expectation over the class is differentiated",
+        estimator_names());
+  run.declare(o);
+  o.add("epochs", &epochs, "length of semi-supervised training", "epochs", 0, kMany);
+  o.add("warmup-epochs", &warmup_epochs, "length of the warm start on labelled images only",
+        "epochs", 0, kMany);
+  o.add("warm-start", &warm_start,
+        "checkpoints/warmup.safetensors of a run with the same map, to start from instead of a "
+        "warm-up of its own");
+  o.add("steps-per-epoch", &steps_per_epoch, "length of a semi-supervised epoch", "steps", 0, kMany)
+      .describe_default(
+          "0: one pass over the unlabelled images, 704 steps for 45000 in batches of 64");
+  o.add("batch-size", &batch_size, "labelled images a step, and unlabelled images a step", "images",
+        1, kMany);
+  o.add("lr", &learning_rate, "Adam's learning rate in semi-supervised training", "", 0.0, kMax)
+      .describe_default(
+          "0: as published for the estimator, 5e-4 for sparsemax, entmax and top-k, 1e-4 for sfe, "
+          "else 1e-3");
+  o.add("warmup-lr", &warmup_learning_rate, "Adam's learning rate in the warm start", "", 0.0,
+        kMax);
+  o.add("weight-decay", &weight_decay,
+        "L2 penalty: this times a parameter is added to its gradient", "", 0.0, kMax);
+  o.add(
+      "split", &split,
+      "which training images are labelled, unlabelled and for validation: the published lists, "
+      "or a stratified draw; auto: published where the lists are there and the numbers are theirs",
+      {"auto", "published", "stratified"});
+  o.add("split-seed", &split_seed, "seed of the stratified split, whatever the seed of the run", "",
+        0, std::numeric_limits<int64_t>::max());
+  o.add("labelled", &labelled, "labelled training images", "images", 1, kMany);
+  o.add("unlabelled", &unlabelled, "unlabelled training images", "images", 1, kMany);
+  o.add("validation", &validation, "training images set aside for validation", "images", 1, kMany);
+  o.add("alpha", &estimator_options.alpha, "entmax: 1 is softmax, 2 is sparsemax", "", 1.0, kMax);
+  o.add("k", &estimator_options.k, "top-k: the largest support", "classes", 1, kMany);
+  o.add("samples", &estimator_options.samples, "sampling estimators: draws per image", "draws", 1,
+        kMany);
+  o.add("baseline", &estimator_options.baseline, "sfe: what is subtracted from the loss",
+        {"none", "moving-average"});
+  o.add("baseline-decay", &estimator_options.baseline_decay,
+        "sfe: weight of the past in the moving average", "", 0.0, 0.999999);
+  o.add("max-evaluations-per-chunk", &max_evaluations_per_chunk,
+        "bounds memory: losses evaluated at once, recomputed in the backward pass; 0: no bound",
+        "evaluations", 0, kMany);
+  return o;
+}
+
+std::string SsvaeConfig::map() const {
+  if (estimator == "sparsemax" || estimator == "top-k") return "sparsemax";
+  if (estimator == "entmax") {
+    std::ostringstream name;
+    name << "entmax " << estimator_options.alpha;
+    return name.str();
+  }
+  return "softmax";
+}
+
+void SsvaeConfig::resolve() {
+  run.resolve();
+  if (split == "auto") {
+    const bool published_sizes = labelled == 5000 && unlabelled == 45000 && validation == 10000;
+    std::error_code error;
+    const bool lists = std::filesystem::exists(data_root(run.data) / "mnist-splits", error);
+    split = dataset == "mnist" && published_sizes && lists ? "published" : "stratified";
+  }
+  if (split == "published" && dataset != "mnist") {
+    throw InputError("option --split: the published lists are those of mnist, the dataset is " +
+                     dataset);
+  }
+  if (!warm_start.empty()) warmup_epochs = 0;
+  if (steps_per_epoch == 0) steps_per_epoch = (unlabelled + batch_size - 1) / batch_size;
+  if (learning_rate == 0) learning_rate = published_learning_rate(estimator);
+}
+
+std::string SsvaeConfig::run_name() const {
+  return "ssvae-" + dataset + "-" + estimator + "-s" + std::to_string(run.seed);
+}
+
+std::unique_ptr<Experiment> SsvaeConfig::make() const {
+  const auto root = data_root(run.data);
+  ImageData data = load_image_data(data_source(dataset), root);
+  Split indices;
+  if (split == "published") {
+    indices = read_published_split(root, data.train.images.size(0));
+    const auto check = [&](const char* option, int64_t expected, const at::Tensor& list) {
+      if (list.size(0) != expected) {
+        throw InputError(std::string("option --") + option + ": the published split has " +
+                         std::to_string(list.size(0)) + ", got " + std::to_string(expected));
+      }
+    };
+    check("labelled", labelled, indices.labelled);
+    check("unlabelled", unlabelled, indices.unlabelled);
+    check("validation", validation, indices.validation);
+  } else {
+    indices = stratified_split(data.train.labels, labelled, unlabelled, validation,
+                               make_generator(split_seed, "split"));
+  }
+  return std::make_unique<Ssvae>(*this, std::move(data), std::move(indices));
+}
+
+// --- model ---------------------------------------------------------------------------------------
+
+SsvaeModel::SsvaeModel(int64_t pixels, int64_t classes, at::Generator generator) {
+  constexpr int64_t kC = kClassifierHidden;
+  classifier_ = register_module(
+      "classifier",
+      std::make_shared<Mlp>(std::vector<int64_t>{pixels, kC, kC, kC, classes}, generator));
+  encoder_ = register_module(
+      "encoder", std::make_shared<AssignmentLinear>(pixels, classes, kHidden, generator));
+  encoder_rest_ = register_module(
+      "encoder_rest",
+      std::make_shared<Mlp>(std::vector<int64_t>{kHidden, kHidden, 2 * kLatents}, generator));
+  decoder_ = register_module(
+      "decoder", std::make_shared<AssignmentLinear>(kLatents, classes, kHidden, generator));
+  decoder_rest_ = register_module(
+      "decoder_rest",
+      std::make_shared<Mlp>(std::vector<int64_t>{kHidden, kHidden, pixels}, generator));
+}
+
+at::Tensor SsvaeModel::encode(const Assignments& z, const at::Tensor& features) const {
+  return encoder_rest_->forward(encoder_->add_to_examples(features, z).relu_());
+}
+
+at::Tensor SsvaeModel::decode(const Assignments& z, const at::Tensor& h) const {
+  return decoder_rest_->forward(decoder_->add(decoder_->features(h), z).relu_());
+}
+
+at::Tensor SsvaeModel::loss(const Assignments& z, const at::Tensor& images,
+                            const at::Tensor& features, const at::Generator& noise) const {
+  const auto [h, divergence] = sample_gaussian(encode(z, features), noise);
+  return bernoulli_nll(decode(z, h), images, z.rows) + divergence;
+}
+
+// --- training ------------------------------------------------------------------------------------
+
+Ssvae::Ssvae(const SsvaeConfig& config, ImageData data, Split split)
+    : config_(config),
+      data_(std::move(data)),
+      split_(std::move(split)),
+      classes_(data_.classes),
+      pixels_(data_.train.images[0].numel()),
+      structure_(classes_),
+      device_(config.run.device) {
+  data_.train.images = data_.train.images.flatten(1);
+  data_.test.images = data_.test.images.flatten(1);
+  network_ =
+      std::make_shared<SsvaeModel>(pixels_, classes_, make_generator(config.run.seed, "init"));
+  try {
+    estimator_ = make_estimator(config.estimator, config.estimator_options);
+    estimator_->check(structure_);
+  } catch (const c10::Error& error) {
+    throw InputError(error.what_without_backtrace());  // options that contradict each other
+  }
+  root_ = std::make_shared<torch::nn::Module>("ssvae");
+  root_->register_module("network", network_);
+  root_->register_module("estimator", estimator_);
+  if (!config.warm_start.empty()) {
+    Checkpoint::read(config.warm_start, name(), signature())
+        .load_module("model/network.", *network_);
+  }
+  root_->to(device_);
+  const int64_t warmup_steps = (config.labelled + config.batch_size - 1) / config.batch_size;
+  phases_ = {
+      {"warmup", config.warmup_epochs, warmup_steps, config.warmup_learning_rate,
+       config.weight_decay},
+      {"train", config.epochs, config.steps_per_epoch, config.learning_rate, config.weight_decay}};
+  start_streams(phases_.front().name);
+}
+
+std::string Ssvae::signature() const {
+  std::ostringstream text;
+  text << "ssvae " << pixels_ << " pixels, " << classes_ << " classes, " << SsvaeModel::kLatents
+       << " latents, " << config_.map();
+  return text.str();
+}
+
+void Ssvae::start_streams(const std::string& phase) {
+  const int64_t seed = config_.run.seed;
+  labelled_order_.emplace(split_.labelled, make_generator(seed, phase + "/labelled"));
+  unlabelled_order_.emplace(split_.unlabelled, make_generator(seed, phase + "/unlabelled"));
+  pixel_noise_ = make_generator(seed, phase + "/pixels");
+  model_noise_ = make_generator(seed, phase + "/model", device_);
+}
+
+void Ssvae::begin_phase(const Phase& phase) { start_streams(phase.name); }
+
+Ssvae::Batch Ssvae::draw(bool with_unlabelled) {
+  const at::Tensor labelled = labelled_order_->next(config_.batch_size);
+  last_labelled_ = labelled.size(0);
+  last_batch_ =
+      with_unlabelled ? at::cat({labelled, unlabelled_order_->next(config_.batch_size)}) : labelled;
+  Batch batch;
+  batch.images =
+      binarize(data_.train.images.index_select(0, last_batch_), pixel_noise_).to(device_);
+  batch.labels = data_.train.labels.index_select(0, labelled).to(device_);
+  return batch;
+}
+
+at::Tensor Ssvae::labelled_loss(const at::Tensor& scores, const at::Tensor& images,
+                                const at::Tensor& features, const at::Tensor& labels) {
+  const at::Tensor generative =
+      network_->loss(one_each(labels, classes_), images, features, model_noise_);
+  sums_.correct += scores.detach().argmax(1).eq(labels).sum().item<int64_t>();
+  sums_.labels += labels.size(0);
+  return (generative + estimator_->supervised_loss(scores, labels)).mean() + structure_.log_size();
+}
+
+at::Tensor Ssvae::step(const Phase& phase) {
+  root_->train();
+  const bool supervised_only = phase.name == "warmup";
+  const Batch batch = draw(!supervised_only);
+  // What does not depend on z, for labelled and unlabelled images in one pass.
+  const at::Tensor scores = network_->scores(batch.images);
+  const at::Tensor features = network_->features(batch.images);
+  require_finite("the scores of the classifier", scores);
+  ++sums_.steps;
+
+  if (supervised_only) {
+    const at::Tensor objective = labelled_loss(scores, batch.images, features, batch.labels);
+    sums_.labelled += objective.item<double>();
+    sums_.objective += objective.item<double>();
+    return objective;
+  }
+
+  const std::vector<int64_t> sizes = {last_labelled_, batch.images.size(0) - last_labelled_};
+  const auto images = batch.images.split_with_sizes(sizes);
+  const auto split_scores = scores.split_with_sizes(sizes);
+  const auto split_features = features.split_with_sizes(sizes);
+
+  const at::Tensor labelled =
+      labelled_loss(split_scores[0], images[0], split_features[0], batch.labels);
+  const Problem problem{
+      .structure = structure_,
+      .scores = split_scores[1],
+      .loss =
+          [&](const Assignments& z, const std::vector<at::Tensor>& shared) {
+            return network_->loss(z, images[1], shared[0], model_noise_);
+          },
+      .shared = {split_features[1]},
+      .context = images[1],
+      .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
+  };
+  const Estimate estimate = estimator_->estimate(problem, model_noise_);
+  const at::Tensor unlabelled = estimate.objective.mean() + structure_.log_size();
+  const double weight = static_cast<double>(config_.unlabelled) / config_.labelled;
+  at::Tensor objective = at::add(labelled, unlabelled, weight);
+
+  sums_.labelled += labelled.item<double>();
+  sums_.unlabelled += unlabelled.item<double>();
+  sums_.objective += objective.item<double>();
+  const at::Tensor evaluations = estimate.evaluations.cpu();
+  sums_.evaluations += evaluations.sum().item<int64_t>();
+  sums_.examples += evaluations.size(0);
+  sums_.evaluations_per_example.push_back(evaluations);
+  if (estimate.auxiliary.defined()) objective = objective + estimate.auxiliary;
+  return objective;
+}
+
+std::string Ssvae::describe_batch() const {
+  constexpr int64_t kNamed = 4;
+  std::ostringstream text;
+  const auto list = [&](const char* kind, const at::Tensor& indices) {
+    text << indices.size(0) << " " << kind << " training images (";
+    for (int64_t i = 0; i < std::min(kNamed, indices.size(0)); ++i) {
+      text << (i ? ", " : "") << indices[i].item<int64_t>();
+    }
+    text << (indices.size(0) > kNamed ? ", …)" : ")");
+  };
+  list("labelled", last_batch_.narrow(0, 0, last_labelled_));
+  if (last_batch_.size(0) > last_labelled_) {
+    text << " and ";
+    list("unlabelled", last_batch_.narrow(0, last_labelled_, last_batch_.size(0) - last_labelled_));
+  }
+  return text.str();
+}
+
+EpochNumbers Ssvae::epoch_numbers() const {
+  EpochNumbers numbers;
+  if (sums_.steps > 0) numbers.objective = sums_.objective / sums_.steps;
+  if (sums_.labels > 0) numbers.accuracy = static_cast<double>(sums_.correct) / sums_.labels;
+  if (sums_.examples > 0) {
+    numbers.evaluations = static_cast<double>(sums_.evaluations) / sums_.examples;
+  }
+  return numbers;
+}
+
+Json Ssvae::epoch_metrics() const {
+  const double steps = static_cast<double>(sums_.steps);
+  const bool supervised_only = sums_.evaluations_per_example.empty();
+  Json metrics;
+  metrics["objective"] = sums_.objective / steps;
+  metrics["labelled"] = sums_.labelled / steps;
+  metrics["unlabelled"] = supervised_only ? Json() : Json(sums_.unlabelled / steps);
+  metrics["accuracy"] = static_cast<double>(sums_.correct) / sums_.labels;
+  metrics["evaluations"] =
+      supervised_only ? Json() : to_json(quartiles(at::cat(sums_.evaluations_per_example)));
+  return metrics;
+}
+
+// --- evaluation ----------------------------------------------------------------------------------
+
+Json Ssvae::evaluate(const std::string& split) {
+  const at::NoGradGuard no_grad;
+  root_->eval();
+  const bool test = split == "test";
+  TORCH_CHECK(test || split == "validation", "ssvae: expected split 'validation' or 'test', got '",
+              split, "'");
+  const LabelledImages& source = test ? data_.test : data_.train;
+  const at::Tensor indices =
+      test ? at::arange(source.images.size(0), at::kLong) : split_.validation;
+  // The same pixels and draws of h at every evaluation of every run, so that curves are comparable.
+  const at::Generator pixel_noise = make_generator(0, "evaluate/" + split + "/pixels");
+  const at::Generator model_noise = make_generator(0, "evaluate/" + split + "/model", device_);
+
+  int64_t correct = 0;
+  double elbo = 0;
+  std::vector<at::Tensor> evaluations;
+  for (const at::Tensor& batch : indices.split(kEvaluationBatch)) {
+    const at::Tensor images =
+        binarize(source.images.index_select(0, batch), pixel_noise).to(device_);
+    const at::Tensor labels = source.labels.index_select(0, batch).to(device_);
+    const at::Tensor scores = network_->scores(images);
+    require_finite("the scores of the classifier", scores);
+    const at::Tensor features = network_->features(images);
+    const SparseDistribution q = estimator_->distribution(structure_, scores)->enumerate();
+    const at::Tensor loss = expectation(
+        q, [&](const Assignments& z) { return network_->loss(z, images, features, model_noise); });
+    elbo += (q.entropy() - loss - structure_.log_size()).sum(at::kDouble).item<double>();
+    correct += scores.argmax(1).eq(labels).sum().item<int64_t>();
+    evaluations.push_back(estimator_->evaluations(structure_, scores).cpu());
+  }
+  const double count = static_cast<double>(indices.size(0));
+  if (!std::isfinite(elbo)) throw NonFiniteError("the ELBO is " + std::to_string(elbo / count));
+  Json metrics;
+  metrics["accuracy"] = static_cast<double>(correct) / count;
+  metrics["elbo"] = elbo / count;
+  metrics["evaluations"] = to_json(quartiles(at::cat(evaluations)));
+  return metrics;
+}
+
+bool Ssvae::better(const Json& candidate, const Json& incumbent) const {
+  const auto key = [](const Json& metrics) {
+    return std::pair(metrics.at("accuracy").get<double>(), metrics.at("elbo").get<double>());
+  };
+  return key(candidate) > key(incumbent);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> Ssvae::images() {
+  const at::NoGradGuard no_grad;
+  root_->eval();
+  constexpr int64_t kColumns = 10, kSide = 28;
+  const auto longs = at::TensorOptions().dtype(at::kLong).device(device_);
+  const at::Generator noise = make_generator(0, "images/model", device_);
+
+  // Samples: a class a row, one h a column.
+  const at::Tensor h = at::randn({kColumns, SsvaeModel::kLatents}, noise, longs.dtype(at::kFloat));
+  const at::Tensor outcomes = at::arange(classes_, longs).repeat_interleave(kColumns);
+  const at::Tensor samples =
+      network_->decode(one_each(outcomes, classes_), h.repeat({classes_, 1})).sigmoid();
+
+  // Reconstructions of the first test images: grey levels, the pixels the model saw, its mean.
+  const at::Tensor grey =
+      data_.test.images.narrow(0, 0, std::min(kColumns, data_.test.images.size(0)));
+  const at::Tensor seen = binarize(grey, make_generator(0, "images/pixels")).to(device_);
+  const Assignments z = one_each(network_->scores(seen).argmax(1), classes_);
+  const at::Tensor mean = network_->encode(z, network_->features(seen)).chunk(2, 1)[0];
+  const at::Tensor rebuilt = network_->decode(z, mean).sigmoid();
+  const at::Tensor rows = at::stack({grey.to(device_).to(at::kFloat).div(255), seen, rebuilt});
+
+  const int64_t height = pixels_ == kSide * kSide ? kSide : 1, width = pixels_ / height;
+  return {{"samples", image_grid(samples.view({classes_, kColumns, height, width}).cpu())},
+          {"reconstructions", image_grid(rows.view({3, grey.size(0), height, width}).cpu())}};
+}
+
+// --- checkpoints ---------------------------------------------------------------------------------
+
+void Ssvae::save_state(Checkpoint& checkpoint) const {
+  labelled_order_->save(checkpoint, "labelled");
+  unlabelled_order_->save(checkpoint, "unlabelled");
+  checkpoint.put_generator("pixels", pixel_noise_);
+  checkpoint.put_generator("model", model_noise_);
+  checkpoint.put("epoch/sums",
+                 at::tensor({sums_.objective, sums_.labelled, sums_.unlabelled}, at::kDouble));
+  checkpoint.put("epoch/counts", at::tensor({sums_.steps, sums_.correct, sums_.labels,
+                                             sums_.evaluations, sums_.examples},
+                                            at::kLong));
+  checkpoint.put("epoch/evaluations", sums_.evaluations_per_example.empty()
+                                          ? at::empty({0}, at::kLong)
+                                          : at::cat(sums_.evaluations_per_example));
+}
+
+void Ssvae::load_state(const Checkpoint& checkpoint) {
+  labelled_order_->load(checkpoint, "labelled");
+  unlabelled_order_->load(checkpoint, "unlabelled");
+  checkpoint.load_generator("pixels", pixel_noise_);
+  checkpoint.load_generator("model", model_noise_);
+  at::Tensor sums = at::empty({3}, at::kDouble), counts = at::empty({5}, at::kLong);
+  checkpoint.copy_to("epoch/sums", sums);
+  checkpoint.copy_to("epoch/counts", counts);
+  const auto* s = sums.const_data_ptr<double>();
+  const auto* c = counts.const_data_ptr<int64_t>();
+  sums_ = {s[0], s[1], s[2], c[0], c[1], c[2], c[3], c[4], {}};
+  const at::Tensor evaluations = checkpoint.get("epoch/evaluations", at::kLong);
+  if (evaluations.size(0) > 0) sums_.evaluations_per_example.push_back(evaluations);
+}
+
+Json Ssvae::description() const {
+  return {{"experiment", name()},       {"estimator", config_.estimator},
+          {"dataset", config_.dataset}, {"seed", config_.run.seed},
+          {"epochs", config_.epochs},   {"warmup_epochs", config_.warmup_epochs}};
+}
+
+}  // namespace sparsum::lab

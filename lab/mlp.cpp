@@ -1,0 +1,62 @@
+#include "lab/mlp.h"
+
+#include <cmath>
+
+namespace sparsum::lab {
+namespace {
+
+// What kaiming_uniform_(a = √5) of torch::nn::Linear comes to, for weights and biases alike.
+at::Tensor initial(at::IntArrayRef shape, int64_t inputs, at::Generator& generator) {
+  const double bound = 1.0 / std::sqrt(static_cast<double>(inputs));
+  return at::empty(shape, at::kFloat).uniform_(-bound, bound, generator);
+}
+
+}  // namespace
+
+Linear::Linear(int64_t inputs, int64_t outputs, at::Generator generator) {
+  weight_ = register_parameter("weight", initial({outputs, inputs}, inputs, generator));
+  bias_ = register_parameter("bias", initial({outputs}, inputs, generator));
+}
+
+at::Tensor Linear::forward(const at::Tensor& x) const { return at::linear(x, weight_, bias_); }
+
+AssignmentLinear::AssignmentLinear(int64_t features, int64_t parts, int64_t outputs,
+                                   at::Generator generator) {
+  const int64_t inputs = features + parts;
+  weight_ = register_parameter("weight", initial({outputs, features}, inputs, generator));
+  table_ = register_parameter("table", initial({parts, outputs}, inputs, generator));
+  bias_ = register_parameter("bias", initial({outputs}, inputs, generator));
+}
+
+at::Tensor AssignmentLinear::features(const at::Tensor& x) const {
+  return at::linear(x, weight_, bias_);
+}
+
+at::Tensor AssignmentLinear::add(const at::Tensor& per_pair, const Assignments& z) const {
+  if (z.full_grid) {
+    return (per_pair.view({z.batch_size(), z.parts, -1}) + table_).flatten(0, 1);
+  }
+  return per_pair + z.embed(table_);
+}
+
+at::Tensor AssignmentLinear::add_to_examples(const at::Tensor& per_example,
+                                             const Assignments& z) const {
+  // Every example with every part in order: a broadcast sum, which needs no gathering at all.
+  if (z.full_grid) return (per_example.unsqueeze(1) + table_).flatten(0, 1);
+  return z.gather(per_example) + z.embed(table_);
+}
+
+Mlp::Mlp(const std::vector<int64_t>& sizes, at::Generator generator) {
+  TORCH_CHECK(sizes.size() >= 2, "Mlp: expected at least 2 widths, got ", sizes.size());
+  for (size_t i = 0; i + 1 < sizes.size(); ++i) {
+    layers_.push_back(register_module(std::to_string(i),
+                                      std::make_shared<Linear>(sizes[i], sizes[i + 1], generator)));
+  }
+}
+
+at::Tensor Mlp::forward(at::Tensor x) const {
+  for (size_t i = 0; i + 1 < layers_.size(); ++i) x = layers_[i]->forward(x).relu_();
+  return layers_.back()->forward(x);
+}
+
+}  // namespace sparsum::lab

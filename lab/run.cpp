@@ -1,0 +1,101 @@
+#include "lab/run.h"
+
+#include "lab/error.h"
+#include "lab/files.h"
+
+#include <algorithm>
+
+namespace sparsum::lab {
+namespace {
+
+void apply(ExperimentConfig& config, const TrainRequest& request) {
+  Options options = config.options();
+  if (!request.config.empty()) options.read_toml(request.config);
+  for (const auto& [name, text] : request.settings) options.set(name, text);
+}
+
+std::string value_text(const Option& option) {
+  return std::visit(
+      [](const auto* target) {
+        if constexpr (std::is_same_v<decltype(target), const std::string*>) {
+          return *target;
+        } else {
+          return Json(*target).dump();
+        }
+      },
+      option.target);
+}
+
+/// Refuses options that would make the rest of the run another run than its beginning.
+void require_same(ExperimentConfig& stored, ExperimentConfig& wanted, const RunFolder& folder) {
+  const std::vector<std::string> free = {"epochs", "data", "threads", "checkpoint-every"};
+  const auto before = stored.options(), after = wanted.options();
+  for (size_t i = 0; i < before.all().size(); ++i) {
+    const Option& old_option = before.all()[i];
+    if (std::find(free.begin(), free.end(), old_option.name) != free.end()) continue;
+    const std::string was = value_text(old_option), is = value_text(after.all()[i]);
+    if (was != is) {
+      throw InputError("option --" + old_option.name + ": expected '" + was +
+                       "', with which the run in " + folder.path().string() + " began, got '" + is +
+                       "'; a resumed run keeps its options");
+    }
+  }
+}
+
+}  // namespace
+
+TrainResult train(const TrainRequest& request, const std::atomic<bool>& stop,
+                  TrainingObserver& observer) {
+  auto config = make_config(request.experiment);
+  apply(*config, request);
+  const auto path =
+      request.out.empty() ? std::filesystem::path("runs") / config->run_name() : request.out;
+  const RunFolder folder =
+      request.resume ? RunFolder::of_existing_run(path) : RunFolder::for_new_run(path);
+  if (request.resume) {
+    auto stored = read_config(folder.config());
+    config = read_config(folder.config());
+    apply(*config, request);
+    config->resolve();
+    require_same(*stored, *config, folder);
+  }
+  config->resolve();
+  const auto experiment = config->make();
+  folder.create(config->options().to_toml());
+  Trainer trainer(*experiment, config->run, folder, stop, observer);
+  if (request.resume) trainer.resume();
+  return {path, trainer.run()};
+}
+
+Json evaluate_run(const std::filesystem::path& path, const std::string& checkpoint,
+                  const Settings& settings) {
+  const RunFolder folder = RunFolder::of_existing_run(path);
+  auto config = read_config(folder.config());
+  {
+    Options options = config->options();
+    for (const auto& [name, text] : settings) options.set(name, text);
+  }
+  config->resolve();
+  std::string name = checkpoint;
+  for (const char* candidate : {"best", "last"}) {
+    if (name.empty() && std::filesystem::exists(folder.checkpoint(candidate))) name = candidate;
+  }
+  if (name.empty()) {
+    throw InputError(path.string() +
+                     ": expected a run with a checkpoint, found none in checkpoints/");
+  }
+  const auto experiment = config->make();
+  Checkpoint::read(folder.checkpoint(name), experiment->name(), experiment->signature())
+      .load_module("model/", experiment->model());
+  Json result;
+  result["run"] = path.string();
+  result["checkpoint"] = folder.checkpoint(name).string();
+  try {
+    result["test"] = experiment->evaluate("test");
+  } catch (const NonFiniteError& error) {
+    throw InputError(folder.checkpoint(name).string() + ": " + error.what());
+  }
+  return result;
+}
+
+}  // namespace sparsum::lab
