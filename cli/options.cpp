@@ -1,0 +1,58 @@
+#include "cli/options.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+
+namespace sparsum::cli {
+namespace {
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.10g", value);
+  return text;
+}
+
+std::string type_name(const lab::Option& option) {
+  if (std::holds_alternative<bool*>(option.target)) return "true|false";
+  if (std::holds_alternative<int64_t*>(option.target)) return "INT";
+  if (std::holds_alternative<double*>(option.target)) return "FLOAT";
+  std::string text;
+  for (const auto& choice : option.choices) text += (text.empty() ? "" : "|") + choice;
+  return text.empty() ? "TEXT" : text;
+}
+
+/// "description [unit; range; default]".
+std::string help(const lab::Option& option) {
+  std::string notes = option.unit;
+  const auto note = [&](const std::string& text) { notes += (notes.empty() ? "" : "; ") + text; };
+  const bool is_integer = std::holds_alternative<int64_t*>(option.target);
+  const double end = is_integer ? 9.2e18 : std::numeric_limits<double>::max();
+  if (is_integer || std::holds_alternative<double*>(option.target)) {
+    if (option.minimum > -end && option.maximum < end) {
+      note(number(option.minimum) + " to " + number(option.maximum));
+    } else if (option.minimum > -end) {
+      note("at least " + number(option.minimum));
+    }
+  }
+  note("default " + (option.default_text == "\"\"" ? "none" : option.default_text));
+  return option.description + " [" + notes + "]";
+}
+
+}  // namespace
+
+void add_options(CLI::App& command, const lab::Options& options, lab::Settings& settings,
+                 const std::vector<std::string>& skip) {
+  for (const lab::Option& option : options.all()) {
+    if (std::find(skip.begin(), skip.end(), option.name) != skip.end()) continue;
+    const std::string name = option.name;
+    command
+        .add_option_function<std::string>(
+            "--" + name,
+            [&settings, name](const std::string& text) { settings.emplace_back(name, text); },
+            help(option))
+        ->type_name(type_name(option));
+  }
+}
+
+}  // namespace sparsum::cli
