@@ -51,8 +51,9 @@ def evaluations(*, bands: bool) -> Caption:
             "How often the decoder, the most expensive part of the model, runs for one example."
             " Summing over all classes costs a call for each class; sampling costs one or two;"
             " sparse marginalization costs a call for each class whose probability is still above"
-            " zero, which differs from example to example. Solid: the mean over the epoch's"
-            " examples" + (spread if bands else "."),
+            " zero, which differs from example to example. (In the warm-up all classes are known,"
+            " and training has nothing to sum over.) Solid: the mean over the epoch's examples"
+            + (spread if bands else "."),
         ),
         (
             _UNITS,
@@ -74,7 +75,8 @@ LEARNING_CURVES: Caption = (
         " labelled training images. In the shaded part, the warm-up, the model sees labelled images"
         " only; after it, unlabelled ones as well, by the run's own estimator. The dashed"
         " horizontal line is the model at the end of the warm-up and the diamond the final model,"
-        " both on the test images.",
+        " both on the test images. Where warm-ups differ in length, the shade is darker where more"
+        " runs are in theirs.",
     ),
     (
         _UNITS,

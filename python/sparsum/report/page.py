@@ -114,19 +114,21 @@ p { margin: 0 0 12px; }
 .card b small { font-size: 15px; font-weight: 500; }
 .card span { color: var(--muted); font-size: 14px; display: block; line-height: 1.4; }
 .scroll { overflow-x: auto; margin-bottom: 10px; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 11px; border-bottom: 1px solid var(--line); text-align: right;
+table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 9px; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
 td { white-space: nowrap; }
 th { vertical-align: bottom; font-weight: 600; line-height: 1.3; border-bottom: 2px solid #afb8c1; }
-th:first-child, td:first-child { text-align: left; padding-left: 2px; }
+th:first-child, td:first-child { text-align: left; padding-left: 2px; white-space: normal;
+  min-width: 140px; }
 figure { margin: 0; }
 figure > img { display: block; max-width: 100%; height: auto; margin: 6px 0 8px; }
 figcaption p { margin: 0 0 6px; }
 figcaption b { color: var(--ink); font-weight: 600; }
 figcaption, .note { color: var(--muted); font-size: 14.5px; max-width: 88ch; }
 .pictures { display: flex; flex-wrap: wrap; gap: 26px 40px; }
-.pictures img { image-rendering: pixelated; border-radius: 4px; }
+.pictures img { border-radius: 4px; }
+.sharp { image-rendering: pixelated; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 7px 20px; font-size: 14.5px; }
 dt { font-weight: 600; } dd { margin: 0; color: var(--muted); max-width: 72ch; }
 details { margin: 10px 0; font-size: 14.5px; }
@@ -208,7 +210,8 @@ def _head(runs: Sequence[Run], labels: Labels, styles: Sequence[RunStyle]) -> st
     parts += [f'<p class="lead">{escape(text)}</p>' for text in texts]
     running = [run for run in runs if not run.finished]
     if running:
-        what = "This run has" if len(runs) == 1 else f"{len(running)} of {len(runs)} runs have"
+        have = "has" if len(running) == 1 else "have"
+        what = "This run has" if len(runs) == 1 else f"{len(running)} of {len(runs)} runs {have}"
         parts.append(
             f'<p class="lead"><b>{what} not finished</b>: what there is so far is shown.'
             " Draw the report again later for the rest.</p>"
@@ -340,14 +343,16 @@ def _image_sections(images: Sequence[RunImage], *, several: bool) -> list[str]:
         figures = []
         for image in members:
             width, height = png_size(image.png)
-            # Whole multiples keep every pixel of the small images square and sharp.
-            factor = max(1, round((460 if several else 560) / max(width, 1)))
-            factor = 1 if width * factor > 960 else factor
+            room = 460 if several else 960
+            if width > room:
+                factor, look = room / width, ""
+            else:  # whole multiples keep the pixels of small images square and sharp
+                factor, look = max(1, min(room, 640) // width), ' class="sharp"'
             name = f"<h3>{escape(image.label)}</h3>" if several else ""
             figures.append(
-                f'<figure>{name}<img src="{_data_uri(image.png)}" width="{width * factor}"'
-                f' height="{height * factor}" alt="{escape(image.title)}: {escape(image.label)}">'
-                "</figure>"
+                f'<figure>{name}<img src="{_data_uri(image.png)}" width="{round(width * factor)}"'
+                f' height="{round(height * factor)}"{look}'
+                f' alt="{escape(image.title)}: {escape(image.label)}"></figure>'
             )
         at_once = figures if len(figures) <= MOST_OPEN_IMAGES else figures[:MOST_OPEN_IMAGES]
         rest = figures[len(at_once) :]

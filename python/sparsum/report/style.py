@@ -27,7 +27,9 @@ MEDIAN_DASH: Dash = (0, (2, 2))
 
 INK = "#24292F"
 MUTED = "#6E7781"
-SHADE = "#EDF0F3"
+SHADE = "#1F3347"
+SHADE_ALPHA = 0.075
+"""Light enough for the shades of warm-ups of different lengths to add up."""
 WIDTH = 9.6
 """Inches; at 100 points an inch this is the page's column, so that 10 points read as 10 points."""
 DPI = 200
@@ -125,7 +127,7 @@ class EpochAxis:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
         axes.set_xlim(0 if self.last > 3 else 0.5, self.last if self.last > 3 else self.last + 0.5)
         for end in self.ends:
-            axes.axvspan(0, end, color=SHADE, zorder=0, linewidth=0)
+            axes.axvspan(0, end, color=SHADE, alpha=SHADE_ALPHA, zorder=0, linewidth=0)
         for end in self.ends:
             axes.axvline(end, color="#C4CAD1", linewidth=0.8, zorder=0.5)
         if self.ends:

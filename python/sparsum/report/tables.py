@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from sparsum.report.labels import Labels
-from sparsum.report.metrics import EVALUATIONS, STATISTICS, duration_text, result_metrics
+from sparsum.report.metrics import ACCURACY, EVALUATIONS, STATISTICS, duration_text, result_metrics
 from sparsum.runs import Run
 
 
@@ -57,7 +57,7 @@ def run_table(runs: Sequence[Run], labels: Labels) -> Table:
         "best epoch",
         "last validation accuracy (%)",
         "time",
-        "time per training epoch",
+        "time per epoch",
     ]
     rows = []
     for run, label in zip(runs, labels.full):
@@ -70,7 +70,7 @@ def run_table(runs: Sequence[Run], labels: Labels) -> Table:
             EVALUATIONS.text(run.result("test.evaluations.mean")),
             _quartiles(run),
             _whole(run.result("best.epoch")),
-            f"{100 * accuracies[-1]:.2f}" if unfinished and accuracies else "–",
+            ACCURACY.text(accuracies[-1]) if accuracies and not metrics else "–",
             duration_text(run.result("seconds")),
             duration_text(run.seconds_per_epoch()),
         ]
