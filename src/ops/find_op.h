@@ -4,7 +4,8 @@
 
 namespace sparsum::ops {
 
-/// The registered op `sparsum::<name>[.<overload>]`, to be kept in a static: looking up costs microseconds.
+/// The registered op `sparsum::<name>[.<overload>]`, to be kept in a static: looking up costs
+/// microseconds.
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find_op(const char* name, const char* overload = "") {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).template typed<Signature>();

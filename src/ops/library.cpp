@@ -21,7 +21,8 @@ TORCH_LIBRARY(sparsum, m) {
       "entmax_loss_backward(Tensor grad, Tensor probs, Tensor target, int dim, int ignore_index)"
       " -> Tensor");
   m.def(
-      "entmax_loss(Tensor scores, Tensor target, float alpha=1.5, int dim=-1, int ignore_index=-100,"
+      "entmax_loss(Tensor scores, Tensor target, float alpha=1.5, int dim=-1, int "
+      "ignore_index=-100,"
       " int reduction=1) -> Tensor");
   m.def(
       "sparsemax_loss(Tensor scores, Tensor target, int dim=-1, int ignore_index=-100,"

@@ -9,10 +9,13 @@
 
 namespace sparsum::ops {
 
-// How an op that works along `dim` sees its tensor: as dense rows [rows, cols] of a dtype that kernels take.
+// How an op that works along `dim` sees its tensor: as dense rows [rows, cols] of a dtype that
+// kernels take.
 
 /// The dtype that kernels compute in: float64 stays, everything else is float32.
-inline at::ScalarType compute_type(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
+inline at::ScalarType compute_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 /// `tensor` with `dim` moved last, dense, in `type`: [rows, cols]. No copy if it is so already.
 at::Tensor to_rows(const at::Tensor& tensor, int64_t dim, at::ScalarType type);
@@ -23,8 +26,8 @@ at::Tensor from_rows(const at::Tensor& rows, const at::Tensor& like, int64_t dim
 /// `sizes` of `like` without `dim`.
 at::SymDimVector sizes_without(const at::Tensor& like, int64_t dim);
 
-/// Calls f(begin, end) on ranges of rows, in parallel when there is work for it; f returns −1, or the index of
-/// an illegal row relative to `begin`. Returns the first illegal row, or −1.
+/// Calls f(begin, end) on ranges of rows, in parallel when there is work for it; f returns −1, or
+/// the index of an illegal row relative to `begin`. Returns the first illegal row, or −1.
 template <class F>
 int64_t parallel_rows(int64_t rows, int64_t cols, const F& f) {
   // A thread is worth waking for about 32,000 elements: some 10 µs of a kernel's work.

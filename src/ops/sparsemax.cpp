@@ -1,14 +1,14 @@
+#include "ops/checks.h"
+#include "ops/find_op.h"
+#include "ops/rows.h"
+#include "ops/sorted_sparsemax.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <sparsum/kernels/sparsemax.h>
 #include <sparsum/sparsemax.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
-
-#include "ops/checks.h"
-#include "ops/find_op.h"
-#include "ops/rows.h"
-#include "ops/sorted_sparsemax.h"
 
 namespace sparsum::ops {
 namespace {
@@ -21,8 +21,8 @@ at::Tensor call(const at::Tensor& scores, int64_t dim) {
 }
 
 at::Tensor call_backward(const at::Tensor& grad, const at::Tensor& probs, int64_t dim) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, const at::Tensor&, int64_t)>("sparsum::sparsemax_backward");
+  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, int64_t)>(
+      "sparsum::sparsemax_backward");
   return op.call(grad, probs, dim);
 }
 
@@ -69,10 +69,12 @@ at::Tensor sparsemax_backward_cpu(const at::Tensor& grad, const at::Tensor& prob
 at::Tensor sparsemax_generic(const at::Tensor& scores, int64_t dim) {
   check_floating(kOp, "scores", scores);
   const int64_t last = check_dim(kOp, scores, dim);
-  return sorted_sparsemax(scores.to(compute_type(scores.scalar_type())), last).to(scores.scalar_type());
+  return sorted_sparsemax(scores.to(compute_type(scores.scalar_type())), last)
+      .to(scores.scalar_type());
 }
 
-at::Tensor sparsemax_backward_generic(const at::Tensor& grad, const at::Tensor& probs, int64_t dim) {
+at::Tensor sparsemax_backward_generic(const at::Tensor& grad, const at::Tensor& probs,
+                                      int64_t dim) {
   const auto type = compute_type(probs.scalar_type());
   const at::Tensor on = probs > 0;
   const at::Tensor g = at::where(on, grad.to(type), 0);
@@ -111,7 +113,8 @@ struct SparsemaxBackward : torch::autograd::Function<SparsemaxBackward> {
 };
 
 struct Sparsemax : torch::autograd::Function<Sparsemax> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& scores, int64_t dim) {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& scores,
+                            int64_t dim) {
     at::AutoDispatchBelowADInplaceOrView below;
     const at::Tensor probs = call(scores, dim);
     ctx->save_for_backward({probs});
@@ -132,7 +135,8 @@ at::Tensor sparsemax_autograd(const at::Tensor& scores, int64_t dim) {
   return call(scores, dim);
 }
 
-at::Tensor sparsemax_backward_autograd(const at::Tensor& grad, const at::Tensor& probs, int64_t dim) {
+at::Tensor sparsemax_backward_autograd(const at::Tensor& grad, const at::Tensor& probs,
+                                       int64_t dim) {
   refuse_forward_mode("sparsemax_backward", grad);
   if (needs_graph(grad, probs)) return SparsemaxBackward::apply(grad, probs, dim);
   at::AutoDispatchBelowADInplaceOrView below;

@@ -1,10 +1,10 @@
+#include "ops/checks.h"
+#include "ops/find_op.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <sparsum/support.h>
 #include <torch/library.h>
-
-#include "ops/checks.h"
-#include "ops/find_op.h"
 
 namespace sparsum::ops {
 namespace {
@@ -13,7 +13,8 @@ using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 void check(const at::Tensor& probs) {
   check_floating("support", "probs", probs);
-  TORCH_CHECK(probs.dim() == 2, "support: expected probs to be [B, K], got shape ", probs.sym_sizes());
+  TORCH_CHECK(probs.dim() == 2, "support: expected probs to be [B, K], got shape ",
+              probs.sym_sizes());
 }
 
 Result support_cpu(const at::Tensor& probs) {
@@ -59,7 +60,9 @@ Result support_generic(const at::Tensor& probs) {
 TORCH_LIBRARY_IMPL(sparsum, CPU, m) { m.impl("support", &support_cpu); }
 TORCH_LIBRARY_IMPL(sparsum, CompositeExplicitAutograd, m) { m.impl("support", &support_generic); }
 // Its outputs are integers: nothing to differentiate.
-TORCH_LIBRARY_IMPL(sparsum, Autograd, m) { m.impl("support", torch::CppFunction::makeFallthrough()); }
+TORCH_LIBRARY_IMPL(sparsum, Autograd, m) {
+  m.impl("support", torch::CppFunction::makeFallthrough());
+}
 
 }  // namespace
 }  // namespace sparsum::ops

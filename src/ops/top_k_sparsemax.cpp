@@ -1,14 +1,14 @@
+#include "ops/checks.h"
+#include "ops/find_op.h"
+#include "ops/rows.h"
+#include "ops/sorted_sparsemax.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <sparsum/kernels/top_k_sparsemax.h>
 #include <sparsum/top_k_sparsemax.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
-
-#include "ops/checks.h"
-#include "ops/find_op.h"
-#include "ops/rows.h"
-#include "ops/sorted_sparsemax.h"
 
 namespace sparsum::ops {
 namespace {
@@ -17,7 +17,8 @@ constexpr const char* kOp = "top_k_sparsemax";
 using Result = std::tuple<at::Tensor, at::Tensor>;
 
 Result call(const at::Tensor& scores, int64_t k, int64_t dim) {
-  static const auto op = find_op<Result(const at::Tensor&, int64_t, int64_t)>("sparsum::top_k_sparsemax");
+  static const auto op =
+      find_op<Result(const at::Tensor&, int64_t, int64_t)>("sparsum::top_k_sparsemax");
   return op.call(scores, k, dim);
 }
 
@@ -38,8 +39,8 @@ Result top_k_sparsemax_cpu(const at::Tensor& scores, int64_t k, int64_t dim) {
     const auto* in = input.const_data_ptr<scalar_t>();
     auto* out = probs.mutable_data_ptr<scalar_t>();
     const int64_t bad = parallel_rows(rows, cols, [&](int64_t begin, int64_t end) {
-      return kernels::top_k_sparsemax_forward(in + begin * cols, out + begin * cols, exact_data + begin,
-                                              end - begin, cols, k);
+      return kernels::top_k_sparsemax_forward(in + begin * cols, out + begin * cols,
+                                              exact_data + begin, end - begin, cols, k);
     });
     if (bad >= 0) throw_illegal_row(kOp, input, bad);
   });
@@ -84,8 +85,8 @@ struct TopKSparsemax : torch::autograd::Function<TopKSparsemax> {
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
-    static const auto op =
-        find_op<at::Tensor(const at::Tensor&, const at::Tensor&, int64_t)>("sparsum::sparsemax_backward");
+    static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, int64_t)>(
+        "sparsum::sparsemax_backward");
     const int64_t dim = ctx->saved_data["dim"].toInt();
     return {op.call(grads[0], ctx->get_saved_variables()[0], dim), {}, {}};
   }
@@ -113,7 +114,8 @@ TORCH_LIBRARY_IMPL(sparsum, Autograd, m) { m.impl("top_k_sparsemax", &top_k_spar
 
 namespace sparsum {
 
-std::tuple<at::Tensor, at::Tensor> top_k_sparsemax(const at::Tensor& scores, int64_t k, int64_t dim) {
+std::tuple<at::Tensor, at::Tensor> top_k_sparsemax(const at::Tensor& scores, int64_t k,
+                                                   int64_t dim) {
   return ops::call(scores, k, dim);
 }
 
