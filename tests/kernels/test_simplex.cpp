@@ -83,7 +83,7 @@ class SimplexKernels : public testing::TestWithParam<std::string> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Targets, SimplexKernels, testing::ValuesIn(available_targets()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& test) { return test.param; });
 
 template <typename T>
 void check_sparsemax() {

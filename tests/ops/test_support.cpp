@@ -1,18 +1,18 @@
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <sparsum/sparsemax.h>
 #include <sparsum/support.h>
+#include <torch/torch.h>
 
 namespace sparsum {
 namespace {
 
 TEST(Support, ListsTheNonZerosRowByRow) {
   const at::Tensor probs =
-      at::tensor({{0.0, 0.5, 0.5}, {1.0, 0.0, 0.0}, {0.0, 0.0, 0.0}, {0.2, 0.3, 0.5}});
+      torch::tensor({{0.0, 0.5, 0.5}, {1.0, 0.0, 0.0}, {0.0, 0.0, 0.0}, {0.2, 0.3, 0.5}});
   const auto [row_splits, rows, indices] = support(probs);
-  EXPECT_TRUE(row_splits.equal(at::tensor({0, 2, 3, 3, 6})));
-  EXPECT_TRUE(rows.equal(at::tensor({0, 0, 1, 3, 3, 3})));
-  EXPECT_TRUE(indices.equal(at::tensor({1, 2, 0, 0, 1, 2})));
+  EXPECT_TRUE(row_splits.equal(torch::tensor({0, 2, 3, 3, 6})));
+  EXPECT_TRUE(rows.equal(torch::tensor({0, 0, 1, 3, 3, 3})));
+  EXPECT_TRUE(indices.equal(torch::tensor({1, 2, 0, 0, 1, 2})));
 }
 
 TEST(Support, IsNonzeroForEveryDtypeAndDevicePath) {
@@ -36,10 +36,10 @@ TEST(Support, IsNonzeroForEveryDtypeAndDevicePath) {
 }
 
 TEST(Support, TakesStridesAndEmptyBatches) {
-  const at::Tensor probs = at::tensor({{0.0, 1.0}, {0.5, 0.5}, {0.25, 0.0}});
+  const at::Tensor probs = torch::tensor({{0.0, 1.0}, {0.5, 0.5}, {0.25, 0.0}});
   const auto [row_splits, rows, indices] = support(probs.t());
-  EXPECT_TRUE(row_splits.equal(at::tensor({0, 2, 4})));
-  EXPECT_TRUE(indices.equal(at::tensor({1, 2, 0, 1})));
+  EXPECT_TRUE(row_splits.equal(torch::tensor({0, 2, 4})));
+  EXPECT_TRUE(indices.equal(torch::tensor({1, 2, 0, 1})));
   const auto empty = support(at::empty({0, 3}));
   EXPECT_TRUE(std::get<0>(empty).equal(at::zeros({1}, at::kLong)));
   EXPECT_EQ(std::get<1>(empty).size(0), 0);
