@@ -35,7 +35,9 @@ std::string help(const lab::Option& option) {
       note("at least " + number(option.minimum));
     }
   }
-  note("default " + (option.default_text == "\"\"" ? "none" : option.default_text));
+  std::string value = option.default_text;  // as TOML: strings are quoted
+  if (value.size() >= 2 && value.front() == '"') value = value.substr(1, value.size() - 2);
+  note("default " + (value.empty() ? "none" : value));
   return option.description + " [" + notes + "]";
 }
 
