@@ -18,11 +18,15 @@ namespace sparsum::kernels::HWY_NAMESPACE {
 // ---- α = 1.5: p = (x − τ)²_+, x = s/2
 // ---------------------------------------------------------------------
 //
-// With f = Σ (x − τ)²_+ and h = Σ (x − τ)_+ at a τ left of the solution, two steps are at hand. The
-// closed form on the set {x > τ} of n elements, δ = (f − 1)/(h + √(h² − n(f − 1))), is the solution
-// if no element of the set falls to τ + δ. Otherwise a Newton step on √f = 1, δ = (f − √f)/h: √f is
-// convex and decreasing, so that step never passes the solution, and the sets shrink to the
-// support.
+// √f, f = Σ (x − τ)²_+, is convex and decreasing in τ, and linear for a single element: Newton on
+// √f = 1 from the left, τ += (f − √f)/h with h = Σ (x − τ)_+, never passes the solution and is near
+// it after a few steps. A last step on f = 1 itself then squares what is left of the error, so the
+// search may stop at its root.
+
+template <typename T>
+constexpr T kNear = T{1e-5f};
+template <>
+constexpr double kNear<double> = 1e-9;
 
 template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE double entmax15_tau(D d, const T* HWY_RESTRICT x, size_t count) {
@@ -31,109 +35,60 @@ HWY_INLINE double entmax15_tau(D d, const T* HWY_RESTRICT x, size_t count) {
   for (;;) {
     const auto tau_v = hn::Set(d, tau);
     auto f_v = hn::Zero(d), h_v = hn::Zero(d);
-    auto least = hn::Set(d, std::numeric_limits<T>::infinity());  // min of x − τ over x > τ
-    size_t n = 0;
     for (size_t i = 0; i < count; i += lanes) {
-      const auto y = hn::Sub(hn::LoadU(d, x + i), tau_v);
-      auto mask = hn::Gt(y, hn::Zero(d));
-      if (count - i < lanes) mask = hn::And(mask, hn::FirstN(d, count - i));
-      const auto kept = hn::IfThenElseZero(mask, y);
-      f_v = hn::MulAdd(kept, kept, f_v);
-      h_v = hn::Add(h_v, kept);
-      least = hn::IfThenElse(mask, hn::Min(least, y), least);
-      n += hn::CountTrue(d, mask);
+      auto y = hn::ZeroIfNegative(hn::Sub(hn::LoadU(d, x + i), tau_v));
+      if (count - i < lanes) y = hn::IfThenElseZero(hn::FirstN(d, count - i), y);
+      f_v = hn::MulAdd(y, y, f_v);
+      h_v = hn::Add(h_v, y);
     }
-    const T f = hn::GetLane(hn::SumOfLanes(d, f_v)), h = hn::GetLane(hn::SumOfLanes(d, h_v));
-    const T discriminant = h * h - static_cast<T>(n) * (f - 1);
-    if (discriminant >= 0) {
-      const T delta = (f - 1) / (h + std::sqrt(discriminant));
-      if (delta < hn::GetLane(hn::MinOfLanes(d, least))) {
-        tau += delta;
-        break;
-      }
-    }
-    const T step = (f - std::sqrt(f)) / h;
-    if (!(tau + step > tau)) break;  // at the solution, to rounding
-    tau += step;
+    const T f = hn::GetLane(hn::SumOfLanes(d, f_v));
+    if (f - 1 <= kNear<T>) break;
+    const T next = tau + (f - std::sqrt(f)) / hn::GetLane(hn::SumOfLanes(d, h_v));
+    if (!(next > tau)) break;  // the step is lost in rounding
+    tau = next;
   }
-  // One Newton step in float64 removes the rounding of the sums.
   const Excess excess = excess_over(d, x, count, static_cast<double>(tau));
   return static_cast<double>(tau) + (excess.square - 1) / (2 * excess.linear);
 }
 
+// The same for a row in each lane; every lane stops at its own solution, so a row's result is its
+// own.
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> short_rows_tau15(D d, const ShortRows<D>& rows, size_t cols) {
-  const auto one = hn::Set(d, T{1}), half = hn::Set(d, T{0.5});
+HWY_INLINE LaneThresholds<D> entmax15_lanes_tau(D d, const LaneRows<D>& rows, size_t length,
+                                                hn::Vec<D> scale) {
+  const auto one = hn::Set(d, T{1}), half = hn::Set(d, T{0.5}), near = hn::Set(d, T{1} + kNear<T>);
   auto tau = hn::Neg(one);
   auto done = hn::Lt(one, one);
   for (;;) {
-    auto f = hn::Zero(d), h = hn::Zero(d), n = hn::Zero(d);
-    auto least = hn::Set(d, std::numeric_limits<T>::infinity());
-    for (size_t j = 0; j < cols; ++j) {
-      const auto y = hn::MulSub(rows.column(d, j), half, tau);
-      const auto mask = hn::Gt(y, hn::Zero(d));
-      const auto kept = hn::IfThenElseZero(mask, y);
-      f = hn::MulAdd(kept, kept, f);
-      h = hn::Add(h, kept);
-      n = hn::Add(n, hn::IfThenElseZero(mask, one));
-      least = hn::IfThenElse(mask, hn::Min(least, y), least);
+    auto f = hn::Zero(d), h = hn::Zero(d);
+    for (size_t i = 0; i < length; ++i) {
+      const auto y = hn::ZeroIfNegative(hn::MulSub(rows.at(d, i), scale, tau));
+      f = hn::MulAdd(y, y, f);
+      h = hn::Add(h, y);
     }
-    const auto excess = hn::Sub(f, one);
-    const auto discriminant = hn::NegMulAdd(n, excess, hn::Mul(h, h));
-    const auto delta = hn::Div(excess, hn::Add(h, hn::Sqrt(hn::ZeroIfNegative(discriminant))));
-    const auto closes = hn::And(hn::Ge(discriminant, hn::Zero(d)), hn::Lt(delta, least));
-    const auto newton = hn::Div(hn::Sub(f, hn::Sqrt(f)), h);
-    const auto next = hn::Add(tau, hn::IfThenElse(closes, delta, newton));
-    const auto stays = hn::Le(next, tau);
-    // Lanes that are done keep their τ whatever the others still do: a row's result is its own.
-    tau = hn::IfThenElse(done, tau, hn::IfThenElse(closes, next, hn::Max(tau, next)));
-    done = hn::Or(done, hn::Or(closes, stays));
-    if (hn::AllTrue(d, done)) break;
+    if (hn::AllTrue(d, done)) return {tau, hn::Mul(half, hn::Div(hn::Sub(f, one), h))};
+    const auto next = hn::Add(tau, hn::Div(hn::Sub(f, hn::Sqrt(f)), h));
+    done = hn::Or(done, hn::Or(hn::Le(f, near), hn::Le(next, tau)));
+    tau = hn::IfThenElse(done, tau, next);
   }
-  // One more Newton step, on Σ (x − τ)²_+ = 1 itself: the long step before it was rounded.
-  auto f = hn::Zero(d), h = hn::Zero(d);
-  for (size_t j = 0; j < cols; ++j) {
-    const auto y = hn::ZeroIfNegative(hn::MulSub(rows.column(d, j), half, tau));
-    f = hn::MulAdd(y, y, f);
-    h = hn::Add(h, y);
-  }
-  return hn::MulAdd(half, hn::Div(hn::Sub(f, one), h), tau);
 }
 
 template <typename T>
 int64_t entmax15_rows(const T* HWY_RESTRICT scores, T* HWY_RESTRICT probs, int64_t rows,
                       int64_t cols) {
   const hn::ScalableTag<T> d;
-  const size_t n = static_cast<size_t>(cols);
   const auto half = hn::Set(d, T{0.5});
-  if (n <= ShortRows<decltype(d)>::kMaxCols) {
-    return for_each_short_group(d, scores, probs, rows, cols,
-                                [&](const auto& group, T* out) HWY_ATTR {
-                                  const auto tau = short_rows_tau15(d, group, n);
-                                  group.write(d, out, [&](auto x) HWY_ATTR {
-                                    const auto y = hn::ZeroIfNegative(hn::MulSub(x, half, tau));
-                                    return hn::Mul(y, y);
-                                  });
-                                });
-  }
-  Scratch<T> scratch(candidate_capacity<T>(n));
-  T* candidates = scratch.data();
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* s = scores + row * cols;
-    const auto [count, max] = scan_candidates(d, s, n, T{2}, candidates);
-    if (count == 0) return row;
-    const auto max_v = hn::Set(d, max);
-    for (size_t i = 0; i < count; i += hn::Lanes(d)) {
-      hn::StoreU(hn::Mul(hn::Sub(hn::LoadU(d, candidates + i), max_v), half), d, candidates + i);
-    }
-    const Threshold<T> tau(entmax15_tau(d, candidates, count));
-    const auto high = hn::Set(d, tau.high), low = hn::Set(d, tau.low);
-    transform_row(d, s, probs + row * cols, n, [&](auto v) HWY_ATTR {
-      const auto y = hn::ZeroIfNegative(hn::Sub(hn::MulSub(hn::Sub(v, max_v), half, high), low));
-      return hn::Mul(y, y);
-    });
-  }
-  return -1;
+  // Short rows reach the lanes as score − max, longer ones scaled already.
+  const auto lane_scale = cols <= static_cast<int64_t>(kShortRow) ? half : hn::Set(d, T{1});
+  return map_rows(
+      d, scores, probs, rows, cols, /*radius=*/T{2},
+      [&](const auto& group, size_t length)
+          HWY_ATTR { return entmax15_lanes_tau(d, group, length, lane_scale); },
+      [&](T* x, size_t count) HWY_ATTR { return entmax15_tau(d, x, count); },
+      [&](auto x, auto high, auto low) HWY_ATTR {
+        const auto y = hn::ZeroIfNegative(hn::Sub(hn::MulSub(x, half, high), low));
+        return hn::Mul(y, y);
+      });
 }
 
 // ---- α = 1: softmax

@@ -8,8 +8,12 @@
 #define SPARSUM_SIMPLEX_INL_H_
 #endif
 
+#include "kernels/scratch.h"
+
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -149,10 +153,50 @@ template <class D, class F, typename T = hn::TFromD<D>>
 HWY_INLINE void transform_row(D d, const T* scores, T* out, size_t cols, F&& f) {
   const size_t lanes = hn::Lanes(d);
   size_t i = 0;
+  // Four loads before four stores: a load right behind a store to the same offset in another page
+  // waits for it.
+  for (; i + 4 * lanes <= cols; i += 4 * lanes) {
+    const auto v0 = f(hn::LoadU(d, scores + i)), v1 = f(hn::LoadU(d, scores + i + lanes));
+    const auto v2 = f(hn::LoadU(d, scores + i + 2 * lanes)),
+               v3 = f(hn::LoadU(d, scores + i + 3 * lanes));
+    hn::StoreU(v0, d, out + i);
+    hn::StoreU(v1, d, out + i + lanes);
+    hn::StoreU(v2, d, out + i + 2 * lanes);
+    hn::StoreU(v3, d, out + i + 3 * lanes);
+  }
   for (; i + lanes <= cols; i += lanes) hn::StoreU(f(hn::LoadU(d, scores + i)), d, out + i);
-  if (i < cols)
+  if (i < cols) {
     store_tail(f(load_tail(d, scores + i, cols - i, hn::Zero(d))), d, out + i, cols - i);
+  }
 }
+
+// The same around the caches: for results that are too large for them, not reading the old contents
+// of `out` into the cache first saves a third of the traffic. The caller ends with
+// hwy::FlushStream().
+template <class D, class F, typename T = hn::TFromD<D>>
+HWY_INLINE void stream_row(D d, const T* HWY_RESTRICT scores, T* HWY_RESTRICT out, size_t cols,
+                           F&& f) {
+  const size_t lanes = hn::Lanes(d);
+  const size_t misaligned = reinterpret_cast<uintptr_t>(out) % (lanes * sizeof(T)) / sizeof(T);
+  size_t i = std::min(cols, (lanes - misaligned) % lanes);
+  if (i > 0) store_tail(f(load_tail(d, scores, i, hn::Zero(d))), d, out, i);
+  for (; i + 4 * lanes <= cols; i += 4 * lanes) {
+    const auto v0 = f(hn::LoadU(d, scores + i)), v1 = f(hn::LoadU(d, scores + i + lanes));
+    const auto v2 = f(hn::LoadU(d, scores + i + 2 * lanes)),
+               v3 = f(hn::LoadU(d, scores + i + 3 * lanes));
+    hn::Stream(v0, d, out + i);
+    hn::Stream(v1, d, out + i + lanes);
+    hn::Stream(v2, d, out + i + 2 * lanes);
+    hn::Stream(v3, d, out + i + 3 * lanes);
+  }
+  for (; i + lanes <= cols; i += lanes) hn::Stream(f(hn::LoadU(d, scores + i)), d, out + i);
+  if (i < cols) {
+    store_tail(f(load_tail(d, scores + i, cols - i, hn::Zero(d))), d, out + i, cols - i);
+  }
+}
+
+// Results of this many bytes bypass the caches.
+constexpr size_t kStreamedBytes = size_t{4} << 20;
 
 // A threshold τ kept as a float and what the float lost, so that x − high − low is accurate where
 // probabilities are much smaller than |τ|.
@@ -238,6 +282,9 @@ HWY_INLINE void center_rows(D d, const T* HWY_RESTRICT grad, const T* HWY_RESTRI
   // are visited a second time; elsewhere `grad` is not even read.
   constexpr size_t kListed = 64;
   size_t listed[kListed];
+  const bool aligned =
+      reinterpret_cast<uintptr_t>(grad_scores) % (lanes * sizeof(T)) == 0 && n % lanes == 0;
+  const bool streamed = aligned && static_cast<size_t>(rows) * n * sizeof(T) >= kStreamedBytes;
   for (int64_t row = 0; row < rows; ++row) {
     const T* p = probs + row * cols;
     const T* g = grad + row * cols;
@@ -263,6 +310,15 @@ HWY_INLINE void center_rows(D d, const T* HWY_RESTRICT grad, const T* HWY_RESTRI
       }
     };
     size_t i = 0;
+    if (streamed) {
+      for (; i < n; i += lanes) {
+        const auto pv = hn::LoadU(d, p + i);
+        const auto mask = hn::Gt(pv, zero);
+        hn::Stream(zero, d, out + i);
+        if (!hn::AllFalse(d, mask)) meet(i, pv, mask, hn::LoadU(d, g + i));
+      }
+      hwy::FlushStream();
+    }
     for (; i + lanes <= n; i += lanes) {
       const auto pv = hn::LoadU(d, p + i);
       const auto mask = hn::Gt(pv, zero);
@@ -286,70 +342,227 @@ HWY_INLINE void center_rows(D d, const T* HWY_RESTRICT grad, const T* HWY_RESTRI
   }
 }
 
-// The columns of up to Lanes(d) short rows, each row in a lane of its own, with the row's maximum
-// subtracted: columns[j * Lanes(d) + lane]. Lanes beyond `rows` repeat the last row, so that
-// nothing beyond is read.
+// Up to Lanes(d) rows, one in each lane, so that a threshold is solved for all of them without a
+// reduction across lanes: element i of every row is one vector.
 template <class D, typename T = hn::TFromD<D>>
-class ShortRows {
+class LaneRows {
  public:
-  static constexpr size_t kMaxCols = 24;
+  static constexpr size_t kMaxLength = 128;
 
-  HWY_INLINE ShortRows(D d, const T* HWY_RESTRICT scores, size_t rows, size_t cols) : cols_(cols) {
-    const hn::Rebind<Index, D> di;
-    for (size_t i = 0; i < hn::Lanes(d); ++i) {
-      offsets_[i] = static_cast<Index>((i < rows ? i : rows - 1) * cols);
-    }
-    const auto offsets = hn::Load(di, offsets_);
-    const auto lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
-    auto max = lowest;
-    auto legal = hn::Eq(max, max);
-    for (size_t j = 0; j < cols; ++j) {
-      const auto v = hn::GatherIndex(d, scores + j, offsets);
-      max = hn::Max(max, v);
-      legal = hn::And(legal, is_legal(d, v));
-      hn::Store(v, d, columns_ + j * hn::Lanes(d));
-    }
-    legal = hn::And(legal, hn::Gt(max, lowest));
-    first_illegal_ =
-        hn::AllTrue(d, legal) ? -1 : static_cast<int64_t>(hn::FindFirstTrue(d, hn::Not(legal)));
-    for (size_t j = 0; j < cols; ++j) {
-      T* column = columns_ + j * hn::Lanes(d);
-      hn::Store(hn::Sub(hn::Load(d, column), max), d, column);
-    }
+  HWY_INLINE size_t length() const { return length_; }
+  HWY_INLINE hn::Vec<D> at(D d, size_t i) const {
+    return hn::Load(d, elements_ + i * hn::Lanes(d));
   }
 
-  // −1, or the first row that is no legal score row.
-  HWY_INLINE int64_t first_illegal() const { return first_illegal_; }
-  HWY_INLINE hn::Vec<D> column(D d, size_t j) const {
-    return hn::Load(d, columns_ + j * hn::Lanes(d));
+  HWY_INLINE void clear() { length_ = 0; }
+  // Element i of every row.
+  HWY_INLINE void set(D d, size_t i, hn::Vec<D> v) {
+    hn::Store(v, d, elements_ + i * hn::Lanes(d));
+    if (length_ <= i) length_ = i + 1;
   }
-  // out[row, j] = f(column j).
-  template <class F>
-  HWY_INLINE void write(D d, T* HWY_RESTRICT out, F&& f) const {
-    const hn::Rebind<Index, D> di;
-    const auto offsets = hn::Load(di, offsets_);
-    for (size_t j = 0; j < cols_; ++j) hn::ScatterIndex(f(column(d, j)), d, out + j, offsets);
+  // The elements of one row, all > −1; shorter rows are filled up with −2, which no threshold lets
+  // through.
+  HWY_INLINE void set_row(D d, size_t row, const T* HWY_RESTRICT x, size_t count) {
+    for (; length_ < count; ++length_) {
+      hn::Store(hn::Set(d, T{-2}), d, elements_ + length_ * hn::Lanes(d));
+    }
+    for (size_t i = 0; i < count; ++i) elements_[i * hn::Lanes(d) + row] = x[i];
   }
 
  private:
-  using Index = hwy::MakeSigned<T>;
-  size_t cols_;
-  int64_t first_illegal_;
-  HWY_ALIGN Index offsets_[HWY_MAX_BYTES / sizeof(T)];
-  HWY_ALIGN T columns_[kMaxCols * (HWY_MAX_BYTES / sizeof(T))];
+  size_t length_ = 0;
+  HWY_ALIGN T elements_[kMaxLength * (HWY_MAX_BYTES / sizeof(T))];
 };
 
-// Calls solve(ShortRows, probs of its first row) for each group of rows. Returns −1 or the first
-// illegal row.
-template <class D, class Solve, typename T = hn::TFromD<D>>
-HWY_INLINE int64_t for_each_short_group(D d, const T* HWY_RESTRICT scores, T* HWY_RESTRICT probs,
-                                        int64_t rows, int64_t cols, Solve&& solve) {
-  const int64_t step = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t row = 0; row < rows; row += step) {
-    const size_t group = static_cast<size_t>(rows - row < step ? rows - row : step);
-    const ShortRows<D> short_rows(d, scores + row * cols, group, static_cast<size_t>(cols));
-    if (HWY_UNLIKELY(short_rows.first_illegal() >= 0)) return row + short_rows.first_illegal();
-    solve(short_rows, probs + row * cols);
+// Thresholds of LaneRows, as Threshold: τ = high + low.
+template <class D>
+struct LaneThresholds {
+  hn::Vec<D> high, low;
+};
+
+// Rows this short are wholly read into lanes.
+constexpr size_t kShortRow = 24;
+// Rows up to this length are scanned in groups, whose thresholds are solved together.
+constexpr size_t kGroupedRow = 2048;
+
+// One group of short rows: probs = map(score − max, τ). solve(LaneRows) gives the thresholds.
+// Returns −1 or the first illegal row.
+template <class D, class Solve, class Map, typename T = hn::TFromD<D>>
+HWY_INLINE int64_t map_short_rows(D d, const T* HWY_RESTRICT scores, T* HWY_RESTRICT probs,
+                                  int64_t rows, int64_t cols, Solve&& solve, Map&& map) {
+  using Index = hwy::MakeSigned<T>;
+  const hn::Rebind<Index, D> di;
+  const size_t lanes = hn::Lanes(d), n = static_cast<size_t>(cols);
+  const auto lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
+  LaneRows<D> group;
+  HWY_ALIGN Index starts[HWY_MAX_BYTES / sizeof(T)];
+  for (int64_t row = 0; row < rows; row += static_cast<int64_t>(lanes)) {
+    const size_t left = static_cast<size_t>(rows - row);
+    // Lanes without a row of their own repeat the last one, so that nothing beyond it is touched.
+    for (size_t i = 0; i < lanes; ++i)
+      starts[i] = static_cast<Index>((i < left ? i : left - 1) * n);
+    const auto offsets = hn::Load(di, starts);
+    const T* s = scores + row * cols;
+    T* p = probs + row * cols;
+    auto max = lowest;
+    auto legal = hn::Eq(max, max);
+    for (size_t j = 0; j < n; ++j) {
+      const auto v = hn::GatherIndex(d, s + j, offsets);
+      max = hn::Max(max, v);
+      legal = hn::And(legal, is_legal(d, v));
+      group.set(d, j, v);
+    }
+    legal = hn::And(legal, hn::Gt(max, lowest));
+    if (HWY_UNLIKELY(!hn::AllTrue(d, legal))) {
+      return row + static_cast<int64_t>(hn::FindFirstTrue(d, hn::Not(legal)));
+    }
+    for (size_t j = 0; j < n; ++j) group.set(d, j, hn::Sub(group.at(d, j), max));
+    const auto tau = solve(group, n);
+    for (size_t j = 0; j < n; ++j) {
+      hn::ScatterIndex(map(group.at(d, j), tau.high, tau.low), d, p + j, offsets);
+    }
+  }
+  return -1;
+}
+
+// The maximum of a row, and in `out` score − maximum of every score above maximum − radius. Two
+// passes, the second without branches: better than scan_candidates where the row stays in the
+// first-level cache. `ahead` is what will be read next, and `result` what will be written: both are
+// fetched meanwhile.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE Candidates<T> scan_short(D d, const T* HWY_RESTRICT scores, size_t cols, T radius,
+                                    const T* ahead, const T* result, T* HWY_RESTRICT out) {
+  const size_t lanes = hn::Lanes(d);
+  const auto lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
+  auto max0 = lowest, max1 = lowest;
+  size_t i = 0;
+  for (; i + 2 * lanes <= cols; i += 2 * lanes) {
+    max0 = hn::Max(max0, hn::LoadU(d, scores + i));
+    max1 = hn::Max(max1, hn::LoadU(d, scores + i + lanes));
+  }
+  for (; i < cols; i += lanes) {
+    const size_t left = cols - i;
+    max0 = hn::Max(
+        max0, left >= lanes ? hn::LoadU(d, scores + i) : load_tail(d, scores + i, left, lowest));
+  }
+  const auto max_v = hn::MaxOfLanes(d, hn::Max(max0, max1));
+  const auto bound = hn::Set(d, -radius);
+  // Illegal rows show here, whatever Max made of them: a NaN score, ∞ − ∞ under a maximum of +∞,
+  // and −∞ + ∞ in a row of nothing but −∞ are all NaN, and "not ≤" keeps NaN among the candidates.
+  size_t count = 0;
+  for (i = 0; i + lanes <= cols; i += lanes) {
+    const auto x = hn::Sub(hn::LoadU(d, scores + i), max_v);
+    const auto mask = hn::Not(hn::Le(x, bound));
+    hwy::Prefetch(ahead + i);
+    hwy::Prefetch(result + i);
+    hn::StoreU(hn::Compress(x, mask), d, out + count);
+    count += hn::CountTrue(d, mask);
+  }
+  if (i < cols) {
+    const auto x = hn::Sub(load_tail(d, scores + i, cols - i, lowest), max_v);
+    const auto mask = hn::And(hn::Not(hn::Le(x, bound)), hn::FirstN(d, cols - i));
+    hn::StoreU(hn::Compress(x, mask), d, out + count);
+    count += hn::CountTrue(d, mask);
+  }
+  auto illegal = hn::Lt(bound, bound);
+  for (i = 0; i < count; i += lanes) {
+    const auto x = hn::LoadU(d, out + i);
+    const auto nan = hn::Ne(x, x);
+    illegal = hn::Or(illegal, count - i < lanes ? hn::And(nan, hn::FirstN(d, count - i)) : nan);
+  }
+  if (!hn::AllFalse(d, illegal)) return {0, T{0}};
+  return {count, hn::GetLane(max_v)};
+}
+
+// Maps rows to the simplex: p = map(score − max, τ), where only scores above max − radius can have
+// mass and τ solves the map's equation on those, given as (score − max)·scale in (−1, 0].
+//   solve(LaneRows, length): τ of the rows in lanes;
+//   solve_row(x, count): τ of one row, in float64, x with a vector's room beyond count.
+// Returns −1 or the first illegal row.
+template <class D, class Solve, class SolveRow, class Map, typename T = hn::TFromD<D>>
+HWY_INLINE int64_t map_rows(D d, const T* HWY_RESTRICT scores, T* HWY_RESTRICT probs, int64_t rows,
+                            int64_t cols, T radius, Solve&& solve, SolveRow&& solve_row,
+                            Map&& map) {
+  const size_t lanes = hn::Lanes(d), n = static_cast<size_t>(cols);
+  if (n <= kShortRow) return map_short_rows(d, scores, probs, rows, cols, solve, map);
+
+  Scratch<T> scratch(candidate_capacity<T>(n));
+  T* x = scratch.data();
+  const auto scale = hn::Set(d, T{1} / radius);
+  const auto scale_all = [&](size_t count) HWY_ATTR {
+    if (radius == T{1}) return;
+    for (size_t i = 0; i < count; i += lanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, x + i), scale), d, x + i);
+    }
+  };
+  const auto write = [&](int64_t row, T row_max, T tau_hi, T tau_lo) HWY_ATTR {
+    const auto max_v = hn::Set(d, row_max), high = hn::Set(d, tau_hi), low = hn::Set(d, tau_lo);
+    transform_row(d, scores + row * cols, probs + row * cols, n,
+                  [&](auto v) HWY_ATTR { return map(hn::Sub(v, max_v), high, low); });
+  };
+
+  if (n > kGroupedRow) {
+    const bool streamed = static_cast<size_t>(rows) * n * sizeof(T) >= kStreamedBytes;
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* s = scores + row * cols;
+      const auto [count, max] = scan_candidates(d, s, n, radius, x);
+      if (count == 0) return row;
+      subtract_max(d, x, count, max);
+      scale_all(count);
+      const Threshold<T> tau(solve_row(x, count));
+      if (!streamed) {
+        write(row, max, tau.high, tau.low);
+        continue;
+      }
+      const auto max_v = hn::Set(d, max), high = hn::Set(d, tau.high), low = hn::Set(d, tau.low);
+      stream_row(d, s, probs + row * cols, n,
+                 [&](auto v) HWY_ATTR { return map(hn::Sub(v, max_v), high, low); });
+    }
+    if (streamed) hwy::FlushStream();
+    return -1;
+  }
+
+  // As many rows at a time as lanes, and as stay in the first-level cache until they are written.
+  const size_t step = std::min(lanes, std::max<size_t>(4, 24576 / (n * sizeof(T))));
+  LaneRows<D> group;
+  HWY_ALIGN T tau_high[HWY_MAX_BYTES / sizeof(T)];
+  HWY_ALIGN T tau_low[HWY_MAX_BYTES / sizeof(T)];
+  T max[HWY_MAX_BYTES / sizeof(T)];
+  bool grouped[HWY_MAX_BYTES / sizeof(T)];
+  for (int64_t first = 0; first < rows; first += static_cast<int64_t>(step)) {
+    const size_t members = std::min(step, static_cast<size_t>(rows - first));
+    group.clear();
+    for (size_t i = 0; i < lanes; ++i) {
+      const T solved = 0;  // lanes without a row hold the problem x = (0)
+      grouped[i] = false;
+      if (i >= members) {
+        group.set_row(d, i, &solved, 1);
+        continue;
+      }
+      const int64_t row = first + static_cast<int64_t>(i);
+      const T* s = scores + row * cols;
+      const auto found =
+          scan_short(d, s, n, radius, row + 1 < rows ? s + n : s, probs + row * cols, x);
+      if (found.count == 0) return row;
+      scale_all(found.count);
+      max[i] = found.max;
+      grouped[i] = found.count <= LaneRows<D>::kMaxLength;
+      if (grouped[i]) {
+        group.set_row(d, i, x, found.count);
+      } else {
+        const Threshold<T> alone(solve_row(x, found.count));
+        write(row, found.max, alone.high, alone.low);
+        group.set_row(d, i, &solved, 1);
+      }
+    }
+    const auto tau = solve(group, group.length());
+    hn::Store(tau.high, d, tau_high);
+    hn::Store(tau.low, d, tau_low);
+    for (size_t i = 0; i < members; ++i) {
+      if (!grouped[i]) continue;
+      const int64_t row = first + static_cast<int64_t>(i);
+      write(row, max[i], tau_high[i], tau_low[i]);
+    }
   }
   return -1;
 }

@@ -4,7 +4,6 @@
 #define HWY_TARGET_INCLUDE "kernels/sparsemax.cc"
 #include <hwy/foreach_target.h>
 // After foreach_target, as Highway requires.
-#include "kernels/scratch.h"
 #include "kernels/simplex-inl.h"
 
 #include <hwy/highway.h>
@@ -12,54 +11,45 @@
 HWY_BEFORE_NAMESPACE();
 namespace sparsum::kernels::HWY_NAMESPACE {
 
-// Michelot's iteration (see sparsemax_tau) for a row in each lane: no reduction across lanes, so
+// Michelot's iteration (see sparsemax_tau) for a row in each lane. Without reductions across lanes,
 // the result does not depend on the SIMD target either.
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> short_rows_tau(D d, const ShortRows<D>& rows, size_t cols) {
+HWY_INLINE LaneThresholds<D> sparsemax_lanes_tau(D d, const LaneRows<D>& rows, size_t length) {
   const auto one = hn::Set(d, T{1});
   auto tau = hn::Neg(one);
   auto count = hn::Zero(d);
   for (;;) {
     auto sum = hn::Zero(d);
     auto kept = hn::Zero(d);
-    for (size_t j = 0; j < cols; ++j) {
-      const auto x = rows.column(d, j);
+    for (size_t i = 0; i < length; ++i) {
+      const auto x = rows.at(d, i);
       const auto mask = hn::Gt(x, tau);
       sum = hn::Add(sum, hn::IfThenElseZero(mask, x));
       kept = hn::Add(kept, hn::IfThenElseZero(mask, one));
     }
-    if (hn::AllTrue(d, hn::Eq(kept, count))) return tau;
+    if (hn::AllTrue(d, hn::Eq(kept, count))) break;
     count = kept;
     tau = hn::Max(tau, hn::Div(hn::Sub(sum, one), count));
   }
+  // What rounding left of Σ (x − τ)_+ − 1, a sum of probabilities and so itself accurate.
+  auto mass = hn::Zero(d);
+  for (size_t i = 0; i < length; ++i) {
+    mass = hn::Add(mass, hn::ZeroIfNegative(hn::Sub(rows.at(d, i), tau)));
+  }
+  return {tau, hn::Div(hn::Sub(mass, one), count)};
 }
 
 template <typename T>
 int64_t sparsemax_rows(const T* HWY_RESTRICT scores, T* HWY_RESTRICT probs, int64_t rows,
                        int64_t cols) {
   const hn::ScalableTag<T> d;
-  const size_t n = static_cast<size_t>(cols);
-  if (n <= ShortRows<decltype(d)>::kMaxCols) {
-    return for_each_short_group(
-        d, scores, probs, rows, cols, [&](const auto& group, T* out) HWY_ATTR {
-          const auto tau = short_rows_tau(d, group, n);
-          group.write(d, out, [&](auto x) HWY_ATTR { return hn::ZeroIfNegative(hn::Sub(x, tau)); });
-        });
-  }
-  Scratch<T> scratch(candidate_capacity<T>(n));
-  T* candidates = scratch.data();
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* s = scores + row * cols;
-    const auto [count, max] = scan_candidates(d, s, n, T{1}, candidates);
-    if (count == 0) return row;
-    subtract_max(d, candidates, count, max);
-    const Threshold<T> tau(sparsemax_tau(d, candidates, count));
-    const auto max_v = hn::Set(d, max), high = hn::Set(d, tau.high), low = hn::Set(d, tau.low);
-    transform_row(d, s, probs + row * cols, n, [&](auto v) HWY_ATTR {
-      return hn::ZeroIfNegative(hn::Sub(hn::Sub(hn::Sub(v, max_v), high), low));
-    });
-  }
-  return -1;
+  return map_rows(
+      d, scores, probs, rows, cols, /*radius=*/T{1},
+      [&](const auto& group, size_t length)
+          HWY_ATTR { return sparsemax_lanes_tau(d, group, length); },
+      [&](T* x, size_t count) HWY_ATTR { return sparsemax_tau(d, x, count); },
+      [&](auto x, auto high, auto low)
+          HWY_ATTR { return hn::ZeroIfNegative(hn::Sub(hn::Sub(x, high), low)); });
 }
 
 template <typename T>

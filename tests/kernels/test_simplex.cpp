@@ -149,9 +149,9 @@ template <typename T>
 void check_entmax() {
   std::mt19937 generator(13);
   for (const Case& c : cases()) {
-    if (c.cols > 33 && c.deviation != 1.0) continue;  // the reference is slow
+    if (c.cols > 24 && c.deviation != 1.0) continue;  // the reference is slow
     const auto scores = make_scores<T>(c, generator);
-    for (double alpha : {1.0, 1.0001, 1.1, 1.5, 1.9, 2.0, 2.5, 4.0}) {
+    for (double alpha : {1.0, 1.0001, 1.3, 1.5, 2.0, 3.0}) {
       std::vector<T> probs(scores.size(), T{-7});
       ASSERT_EQ(entmax_forward(scores.data(), probs.data(), static_cast<int64_t>(c.rows),
                                static_cast<int64_t>(c.cols), &alpha, 0),
