@@ -16,9 +16,9 @@ class TopK final : public SparseMarginalization {
  public:
   explicit TopK(int64_t k) : SparseMarginalization("top-k"), k_(k) {}
 
-  /// Sparsemax's own loss: the gradient p − y of top-k sparsemax's would leave a true class outside
-  /// the k best at a kink, while this one sees all scores, and both agree where the certificate of
-  /// exactness holds.
+  /// Sparsemax's loss, which is top-k sparsemax's own wherever the certificate of exactness holds.
+  /// Elsewhere the latter's gradient jumps when scores tie at the k-th place; this one's does not,
+  /// and both are zero for the same scores: the true class 1 above all others.
   at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
     LossOptions options;
     options.reduction = Reduction::kNone;
