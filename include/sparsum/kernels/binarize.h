@@ -16,7 +16,7 @@ namespace sparsum::kernels {
 /// (the constants are Chris Wellons's `lowbias32`), with 32 bits of a key xor'ed in before each;
 /// the key is SplitMix64 of the seed and the high word of i. Good for drawing pixels, not for
 /// cryptography.
-/// Cost: about 1 ns for 8 elements with AVX-512.
+/// Cost: about 0.2 ns an element with AVX-512, 0.3 with AVX2.
 void binarize(const uint8_t* grey, float* out, int64_t begin, int64_t end, uint64_t seed);
 
 }  // namespace sparsum::kernels
