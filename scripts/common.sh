@@ -2,6 +2,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Paths inside the checkout do not count for ccache: another clone finds what this one compiled.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
+
 # Progress goes to stderr, so that stdout carries results only.
 say() { printf '%s\n' "==> $*" >&2; }
 note() { printf '%s\n' "    $*" >&2; }
