@@ -20,7 +20,9 @@ std::vector<at::Tensor> make_parameters(at::ScalarType dtype) {
 Adam::Parameters named(const std::vector<at::Tensor>& parameters) {
   Adam::Parameters result;
   for (size_t i = 0; i < parameters.size(); ++i) {
-    result.emplace_back("p" + std::to_string(i), parameters[i]);
+    std::string name = "p";
+    name += std::to_string(i);
+    result.emplace_back(name, parameters[i]);
   }
   return result;
 }

@@ -78,6 +78,11 @@ TEST(ReadFile, NamesFileAndReason) {
             "cannot read " + (folder / "none").string() + ": No such file or directory");
 }
 
+TEST(ReadFile, ShowsControlCharactersOfNames) {
+  EXPECT_EQ(input_error_of([] { read_file("/no\n\x1b[31m\x7f/ü"); }),
+            "cannot read /no\\n\\x1b[31m\\x7f/ü: No such file or directory");
+}
+
 TEST(ReadMaybeGzip, DecompressesWhatHasTheMagicNumber) {
   const Folder folder;
   // Sizes around the pieces that go through zlib, compressible and not.

@@ -227,6 +227,9 @@ TEST(Options, NameFileAndLine) {
   EXPECT_TRUE(message("lr = 1\nlr = 2").starts_with("2: no valid TOML: "));
   EXPECT_TRUE(message("lr = 1\n\nlr 2").starts_with("3: no valid TOML: "));
   EXPECT_TRUE(message("out = \"\xff\"").starts_with("1: no valid TOML: "));
+  // The parser quotes the text, line break and all; the message stays one line.
+  EXPECT_EQ(message("resume = f\n"),
+            "1: no valid TOML: Error while parsing boolean: expected 'false', saw 'f\\n'");
   // All or nothing: what stands before a mistake is not set either.
   message("lr = 0.25\nepochs = -1");
   EXPECT_EQ(config.lr, 1e-3);
