@@ -11,7 +11,8 @@
 #   3. SPARSUM_TORCH_BUILT_WITH: set by sparsum's installed package, the one that the library was built with
 #   4. .venv/ of the project that calls this
 #   5. the torch of the `python3` on PATH
-# Results: SparsumTorch_FOUND, SparsumTorch_VERSION, SparsumTorch_ROOT, SparsumTorch_CUDA.
+# Results: SparsumTorch_FOUND, SparsumTorch_VERSION, SparsumTorch_ROOT, SparsumTorch_CUDA,
+# SparsumTorch_LIBRARY_DIRS.
 
 set(_candidates "")
 foreach(_hint "${SPARSUM_TORCH_ROOT}" "$ENV{SPARSUM_TORCH_ROOT}")
@@ -74,6 +75,7 @@ find_package_handle_standard_args(
 
 if(SparsumTorch_FOUND AND NOT TARGET sparsum::torch)
   set(_lib "${SparsumTorch_ROOT}/lib")
+  set(SparsumTorch_LIBRARY_DIRS "${_lib}")
   set(SparsumTorch_CUDA FALSE)
   set(_libraries "${_lib}/libtorch.so" "${_lib}/libtorch_cpu.so" "${_lib}/libc10.so")
   set(_link_options "")
@@ -90,6 +92,10 @@ if(SparsumTorch_FOUND AND NOT TARGET sparsum::torch)
   if(_gomp)
     list(GET _gomp 0 _gomp)
     list(APPEND _libraries "${_gomp}")
+    get_filename_component(_gomp_dir "${_gomp}" REALPATH)
+    get_filename_component(_gomp_dir "${_gomp_dir}" DIRECTORY)
+    list(APPEND SparsumTorch_LIBRARY_DIRS "${_gomp_dir}")
+    list(REMOVE_DUPLICATES SparsumTorch_LIBRARY_DIRS)
   else()
     list(APPEND _link_options "-fopenmp")
   endif()

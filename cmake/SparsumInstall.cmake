@@ -6,14 +6,14 @@ include(CMakePackageConfigHelpers)
 set(_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/sparsum")
 
 # The library finds LibTorch where the build found it, and the program finds the library beside it.
-set_target_properties(sparsum PROPERTIES INSTALL_RPATH "$ORIGIN" INSTALL_RPATH_USE_LINK_PATH ON)
+# Written out, because INSTALL_RPATH_USE_LINK_PATH leaves out what is inside the source tree, as .venv is.
+set_target_properties(sparsum PROPERTIES INSTALL_RPATH "$ORIGIN;${SparsumTorch_LIBRARY_DIRS}")
 # Two export sets, so that the kernels can be had without anything that names LibTorch.
 install(TARGETS sparsum EXPORT sparsum-targets LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(TARGETS sparsum_kernels EXPORT sparsum-kernels-targets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 if(TARGET sparsum_cli)
   file(RELATIVE_PATH _lib_from_bin "${CMAKE_INSTALL_FULL_BINDIR}" "${CMAKE_INSTALL_FULL_LIBDIR}")
-  set_target_properties(sparsum_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${_lib_from_bin}"
-                                               INSTALL_RPATH_USE_LINK_PATH ON)
+  set_target_properties(sparsum_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${_lib_from_bin};${SparsumTorch_LIBRARY_DIRS}")
   install(TARGETS sparsum_cli RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 endif()
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/sparsum" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
