@@ -76,7 +76,7 @@ TEST(AssignmentLinear, IsOneLayerOverFeaturesAndIndicatorsSideBySide) {
   std::vector<Assignments> cases = {structure.enumerate(6, at::kCPU), structure.map(scores),
                                     structure.sample(scores, 3, make_generator(3, "z"))};
   Assignments relaxed = cases[1];
-  relaxed.indices = {};
+  relaxed.indices = at::Tensor();
   relaxed.indicators = scores.softmax(1);
   cases.push_back(relaxed);
   ASSERT_TRUE(cases[0].full_grid);
@@ -121,8 +121,8 @@ TEST(BernoulliNll, GradientIsThatOfFiniteDifferences) {
 }
 
 TEST(SampleGaussian, DrawsByMeanAndSigmaAndGivesTheDivergence) {
-  const at::Tensor mean = at::tensor({{0.5, -1.0}, {0.0, 2.0}});
-  const at::Tensor sigma = at::tensor({{0.3, 1.0}, {2.0, 0.1}});
+  const at::Tensor mean = at::tensor({0.5, -1.0, 0.0, 2.0}, at::kDouble).view({2, 2});
+  const at::Tensor sigma = at::tensor({0.3, 1.0, 2.0, 0.1}, at::kDouble).view({2, 2});
   const auto [h, divergence] =
       sample_gaussian(at::cat({mean, sigma.log()}, 1), make_generator(4, "h"));
   const at::Tensor noise = at::randn({2, 2}, make_generator(4, "h"), at::kDouble);
