@@ -1,6 +1,6 @@
-"""Sums test results up: count_tests.py CTEST.xml PYTEST.xml prints 'N passed, N failed'.
+"""Sums test results up: count_tests.py CTEST.xml PYTEST.xml… prints 'N passed, N failed'.
 
-Both files are in JUnit's layout. A CTest entry that is a GoogleTest program counts as its test cases, any
+The files are in JUnit's layout. A CTest entry that is a GoogleTest program counts as its test cases, any
 other entry as one. Exits with 1 if anything failed, or if a file is missing or says nothing.
 """
 
@@ -29,9 +29,9 @@ def count_pytest(case: ElementTree.Element) -> tuple[int, int]:
     return (0, 0) if case.find("skipped") is not None else (1, 0)
 
 
-def main(ctest: str, pytest: str) -> int:
+def main(ctest: str, *pytest: str) -> int:
     passed = failed = 0
-    for path, count in ((ctest, count_ctest), (pytest, count_pytest)):
+    for path, count in [(ctest, count_ctest), *((path, count_pytest) for path in pytest)]:
         try:
             cases = list(ElementTree.parse(path).getroot().iter("testcase"))
         except (OSError, ElementTree.ParseError) as error:

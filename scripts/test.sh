@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, builds everything and runs every test: C++, examples, Python, structure of the sources.
 #   scripts/test.sh          all tests
-#   scripts/test.sh --fast   without those that take more than two seconds
+#   scripts/test.sh --fast   without the C++ tests that take more than two seconds
 # The last line says how many passed and failed; the exit status is 0 if none failed.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -25,9 +25,12 @@ ctest --test-dir build/release --output-on-failure --timeout 900 --no-tests=erro
   --output-junit "$results/ctest.xml" --test-output-size-passed 10000000 --test-output-size-failed 10000000 \
   </dev/null || status=1
 
-say "Python tests"
-PYTHONPATH=python .venv/bin/python -m pytest -q -p no:cacheprovider tests/python tests/architecture \
-  --junitxml="$results/pytest.xml" </dev/null || status=1
+say "Python tests, the program from the outside, the structure of the sources"
+# One run a folder: each has a conftest of its own.
+for folder in python cli architecture; do
+  PYTHONPATH=python .venv/bin/python -m pytest -q -p no:cacheprovider "tests/$folder" \
+    --junitxml="$results/$folder.xml" </dev/null || status=1
+done
 
-.venv/bin/python scripts/count_tests.py "$results/ctest.xml" "$results/pytest.xml" || status=1
+.venv/bin/python scripts/count_tests.py "$results"/{ctest,python,cli,architecture}.xml || status=1
 exit "$status"
