@@ -300,9 +300,11 @@ at::Tensor Ssvae::step(const Phase& phase) {
       .structure = structure_,
       .scores = split_scores[1],
       .loss =
-          [&](const Assignments& z, const std::vector<at::Tensor>& shared) {
-            return network_->loss(z, images[1], shared[0], model_noise_);
-          },
+          // By value: with chunks it is called again in the backward pass.
+      [this, unlabelled_images = images[1]](const Assignments& z,
+                                            const std::vector<at::Tensor>& shared) {
+        return network_->loss(z, unlabelled_images, shared[0], model_noise_);
+      },
       .shared = {split_features[1]},
       .context = images[1],
       .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,

@@ -467,7 +467,7 @@ HWY_INLINE Candidates<T> scan_short(D d, const T* HWY_RESTRICT scores, size_t co
   auto illegal = hn::Lt(bound, bound);
   for (i = 0; i < count; i += lanes) {
     const auto x = hn::LoadU(d, out + i);
-    const auto nan = hn::Ne(x, x);
+    const auto nan = hn::IsNaN(x);
     illegal = hn::Or(illegal, count - i < lanes ? hn::And(nan, hn::FirstN(d, count - i)) : nan);
   }
   if (!hn::AllFalse(d, illegal)) return {0, T{0}};
