@@ -11,8 +11,9 @@ namespace sparsum::lab {
 
 namespace {
 
-// Below this many pixels a thread costs more than it saves.
-constexpr int64_t kGrain = 32768;
+// 50 µs of work. A minibatch stays on one thread: waking a second one saves little, and where other
+// programs use the cores it waits for its turn a hundred times as long.
+constexpr int64_t kGrain = int64_t{1} << 18;
 
 }  // namespace
 

@@ -256,7 +256,7 @@ TEST(Binarize, IsReproducibleAndFreshAtEachCall) {
 }
 
 TEST(Binarize, DoesNotDependOnTheNumberOfThreads) {
-  const at::Tensor images = at::arange(300 * 784).remainder(251).to(at::kByte).view({300, 784});
+  const at::Tensor images = at::arange(1500 * 784).remainder(251).to(at::kByte).view({1500, 784});
   const int before = at::get_num_threads();
   at::set_num_threads(1);
   const at::Tensor serial = lab::binarize(images, at::detail::createCPUGenerator(2));
