@@ -2,6 +2,8 @@
 
 #include "lab/checkpoint.h"
 
+#include <map>
+
 namespace sparsum::lab {
 
 Adam::Adam(Parameters parameters, AdamOptions options)
@@ -9,13 +11,15 @@ Adam::Adam(Parameters parameters, AdamOptions options)
   for (const auto& [name, parameter] : parameters_) {
     means_.push_back(at::zeros_like(parameter));
     squares_.push_back(at::zeros_like(parameter));
-    steps_.push_back(at::zeros({}, parameter.options().dtype(at::kFloat)));
+    steps_.push_back(0);
   }
 }
 
 void Adam::step() {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> parameters, gradients, means, squares, steps;
+  // The kernel wants the count as a tensor; parameters with the same count share one.
+  std::map<int64_t, at::Tensor> counts;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const auto& gradient = parameters_[i].second.grad();
     if (!gradient.defined()) continue;
@@ -23,10 +27,13 @@ void Adam::step() {
     gradients.push_back(gradient);
     means.push_back(means_[i]);
     squares.push_back(squares_[i]);
-    steps.push_back(steps_[i]);
+    at::Tensor& count = counts[++steps_[i]];
+    if (!count.defined()) {
+      count = at::scalar_tensor(steps_[i], gradient.options().dtype(at::kFloat));
+    }
+    steps.push_back(count);
   }
   if (parameters.empty()) return;
-  at::_foreach_add_(steps, 1);
   at::_fused_adam_(parameters, gradients, means, squares, /*max_exp_avg_sqs=*/{}, steps,
                    options_.learning_rate, options_.beta1, options_.beta2, options_.weight_decay,
                    options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
@@ -41,7 +48,7 @@ void Adam::save(Checkpoint& checkpoint) const {
     const std::string prefix = "adam/" + parameters_[i].first;
     checkpoint.put(prefix + "/mean", means_[i]);
     checkpoint.put(prefix + "/square", squares_[i]);
-    checkpoint.put(prefix + "/steps", steps_[i]);
+    checkpoint.put(prefix + "/steps", at::scalar_tensor(steps_[i], at::kLong));
   }
 }
 
@@ -51,7 +58,9 @@ void Adam::load(const Checkpoint& checkpoint) {
     const std::string prefix = "adam/" + parameters_[i].first;
     checkpoint.copy_to(prefix + "/mean", means_[i]);
     checkpoint.copy_to(prefix + "/square", squares_[i]);
-    checkpoint.copy_to(prefix + "/steps", steps_[i]);
+    at::Tensor steps = at::empty({}, at::kLong);
+    checkpoint.copy_to(prefix + "/steps", steps);
+    steps_[i] = steps.item<int64_t>();
   }
 }
 

@@ -41,7 +41,8 @@ class Adam {
 
  private:
   Parameters parameters_;
-  std::vector<at::Tensor> means_, squares_, steps_;
+  std::vector<at::Tensor> means_, squares_;
+  std::vector<int64_t> steps_;  // updates that each parameter has had
   AdamOptions options_;
 };
 

@@ -95,8 +95,8 @@ struct RunConfig {
   int64_t checkpoint_every = 0;  ///< steps; 0: at the end of each epoch only
 
   void declare(Options& options);
-  /// Fills in `threads`, sets LibTorch's number of threads, and checks that the device is there.
-  /// Throws InputError.
+  /// Fills in `threads`, sets LibTorch up (number of threads; numbers too small for full precision
+  /// count as zero), and checks that the device is there. Throws InputError.
   void resolve();
 };
 

@@ -1,5 +1,7 @@
 #include "lab/mlp.h"
 
+#include <torch/autograd.h>
+
 #include <cmath>
 
 namespace sparsum::lab {
@@ -11,6 +13,32 @@ at::Tensor initial(at::IntArrayRef shape, int64_t inputs, at::Generator& generat
   return at::empty(shape, at::kFloat).uniform_(-bound, bound, generator);
 }
 
+/// A linear layer with or without ReLU as one node of the graph: small layers cost as much in nodes
+/// as in arithmetic.
+class LinearNode : public torch::autograd::Function<LinearNode> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& weight, const at::Tensor& bias, bool relu) {
+    at::Tensor y = at::addmm(bias, x, weight.t());
+    if (relu) y.relu_();
+    context->saved_data["relu"] = relu;
+    context->save_for_backward({x, weight, relu ? y : at::Tensor()});
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& weight = saved[1];
+    const at::Tensor gradient = context->saved_data["relu"].toBool()
+                                    ? at::threshold_backward(gradients[0], saved[2], 0)
+                                    : gradients[0];
+    return {context->needs_input_grad(0) ? gradient.mm(weight) : at::Tensor(), gradient.t().mm(x),
+            gradient.sum(0), at::Tensor()};
+  }
+};
+
 }  // namespace
 
 Linear::Linear(int64_t inputs, int64_t outputs, at::Generator generator) {
@@ -18,7 +46,13 @@ Linear::Linear(int64_t inputs, int64_t outputs, at::Generator generator) {
   bias_ = register_parameter("bias", initial({outputs}, inputs, generator));
 }
 
-at::Tensor Linear::forward(const at::Tensor& x) const { return at::linear(x, weight_, bias_); }
+at::Tensor Linear::forward(const at::Tensor& x) const {
+  return LinearNode::apply(x, weight_, bias_, false);
+}
+
+at::Tensor Linear::forward_relu(const at::Tensor& x) const {
+  return LinearNode::apply(x, weight_, bias_, true);
+}
 
 AssignmentLinear::AssignmentLinear(int64_t features, int64_t parts, int64_t outputs,
                                    at::Generator generator) {
@@ -29,7 +63,7 @@ AssignmentLinear::AssignmentLinear(int64_t features, int64_t parts, int64_t outp
 }
 
 at::Tensor AssignmentLinear::features(const at::Tensor& x) const {
-  return at::linear(x, weight_, bias_);
+  return LinearNode::apply(x, weight_, bias_, false);
 }
 
 at::Tensor AssignmentLinear::add(const at::Tensor& per_pair, const Assignments& z) const {
@@ -55,7 +89,7 @@ Mlp::Mlp(const std::vector<int64_t>& sizes, at::Generator generator) {
 }
 
 at::Tensor Mlp::forward(at::Tensor x) const {
-  for (size_t i = 0; i + 1 < layers_.size(); ++i) x = layers_[i]->forward(x).relu_();
+  for (size_t i = 0; i + 1 < layers_.size(); ++i) x = layers_[i]->forward_relu(x);
   return layers_.back()->forward(x);
 }
 

@@ -14,8 +14,10 @@ namespace sparsum::lab {
 class Linear : public torch::nn::Module {
  public:
   Linear(int64_t inputs, int64_t outputs, at::Generator generator);
-  /// x: [..., inputs] -> [..., outputs].
+  /// x: [n, inputs] -> [n, outputs].
   at::Tensor forward(const at::Tensor& x) const;
+  /// max(forward(x), 0).
+  at::Tensor forward_relu(const at::Tensor& x) const;
 
  private:
   at::Tensor weight_, bias_;
@@ -28,7 +30,7 @@ class Linear : public torch::nn::Module {
 class AssignmentLinear : public torch::nn::Module {
  public:
   AssignmentLinear(int64_t features, int64_t parts, int64_t outputs, at::Generator generator);
-  /// The features' part, with the bias: [..., features] -> [..., outputs].
+  /// The features' part, with the bias: [m, features] -> [m, outputs].
   at::Tensor features(const at::Tensor& x) const;
   /// Adds the assignments' part to features that are given per pair: [n, outputs] -> [n, outputs].
   at::Tensor add(const at::Tensor& per_pair, const Assignments& z) const;
