@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -92,10 +93,10 @@ void add(const Method& method, const Shape& shape, double deviation, int threads
   auto generator = at::detail::createCPUGenerator(1);
   const at::Tensor scores = at::randn({shape.rows, shape.cols}, generator, at::kFloat) * deviation;
   const at::Tensor grad = at::randn({shape.rows, shape.cols}, generator, at::kFloat);
-  const std::string label = "/" + std::to_string(shape.rows) + "x" + std::to_string(shape.cols) +
-                            "/std" + std::to_string(static_cast<int>(deviation)) + "/threads" +
-                            std::to_string(threads);
-  const std::string name = method.name + label;
+  std::ostringstream label;
+  label << method.name << "/" << shape.rows << "x" << shape.cols << "/std" << deviation
+        << "/threads" << threads;
+  const std::string name = label.str();
   verify(method, scores, name);
   const double bytes = 4.0 * static_cast<double>(shape.rows * shape.cols);
   const auto measure = [=](const std::string& group, double moved, auto&& body) {
