@@ -53,6 +53,7 @@ void add_options(CLI::App& command, const lab::Options& options, lab::Settings& 
             "--" + name,
             [&settings, name](const std::string& text) { settings.emplace_back(name, text); },
             help(option))
+        ->take_last()  // as the last of a shell's words wins everywhere: aliases can be overridden
         ->type_name(type_name(option));
   }
 }
