@@ -2,6 +2,7 @@
 
 #include "lab/error.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
@@ -17,6 +18,16 @@ namespace {
 void flush_denormals() {
   at::parallel_for(0, at::get_num_threads(), 1,
                    [](int64_t, int64_t) { at::globalContext().setFlushDenormal(true); });
+}
+
+/// Runs MKL's vector functions once on this thread alone. On their first call they look which
+/// processor this is; when two threads make that call at once, one of them may go through with
+/// other code than it takes from then on, and differ in the last bit.
+void settle_vector_functions() {
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    at::Tensor x = at::ones({64}, dtype);
+    x.exp_().log_().add_(1).sqrt_().rsqrt_().tanh_().sin_().cos_().expm1_().log1p_();
+  }
 }
 
 }  // namespace
@@ -41,6 +52,7 @@ void RunConfig::resolve() {
   if (threads == 0) threads = at::get_num_threads();
   at::set_num_threads(static_cast<int>(threads));
   flush_denormals();
+  settle_vector_functions();
   const auto refuse = [&](const std::string& found) {
     throw InputError("option --device: expected cpu, cuda or cuda:INDEX, got '" + device + "'" +
                      found);

@@ -31,6 +31,20 @@ Assignments one_each(const at::Tensor& outcomes, int64_t classes) {
   return z;
 }
 
+/// The pairs of two batches as those of one batch, the examples of `a` before those of `b`.
+Assignments side_by_side(const Assignments& a, const Assignments& b) {
+  Assignments both;
+  both.rows = at::cat({a.rows, b.rows + a.batch_size()});
+  both.row_splits = at::cat({a.row_splits, b.row_splits.slice(0, 1) + a.count()});
+  both.parts = a.parts;
+  if (a.indices.defined() && b.indices.defined()) {
+    both.indices = at::cat({a.indices, b.indices});
+  } else {
+    both.indicators = at::cat({a.values(), b.values()});
+  }
+  return both;
+}
+
 /// All layers read the scores: NaN there is where a diverged model shows first.
 void require_finite(const char* what, const at::Tensor& values) {
   const at::NoGradGuard no_grad;
@@ -263,10 +277,8 @@ Ssvae::Batch Ssvae::draw(bool with_unlabelled) {
   return batch;
 }
 
-at::Tensor Ssvae::labelled_loss(const at::Tensor& scores, const at::Tensor& images,
-                                const at::Tensor& features, const at::Tensor& labels) {
-  const at::Tensor generative =
-      network_->loss(one_each(labels, classes_), images, features, model_noise_);
+at::Tensor Ssvae::labelled_objective(const at::Tensor& generative, const at::Tensor& scores,
+                                     const at::Tensor& labels) {
   sums_.correct += scores.detach().argmax(1).eq(labels).sum().item<int64_t>();
   sums_.labels += labels.size(0);
   return (generative + estimator_->supervised_loss(scores, labels)).mean() + structure_.log_size();
@@ -281,9 +293,11 @@ at::Tensor Ssvae::step(const Phase& phase) {
   const at::Tensor features = network_->features(batch.images);
   require_finite("the scores of the classifier", scores);
   ++sums_.steps;
+  const Assignments known = one_each(batch.labels, classes_);
 
   if (supervised_only) {
-    const at::Tensor objective = labelled_loss(scores, batch.images, features, batch.labels);
+    const at::Tensor objective = labelled_objective(
+        network_->loss(known, batch.images, features, model_noise_), scores, batch.labels);
     sums_.labelled += objective.item<double>();
     sums_.objective += objective.item<double>();
     return objective;
@@ -294,22 +308,36 @@ at::Tensor Ssvae::step(const Phase& phase) {
   const auto split_scores = scores.split_with_sizes(sizes);
   const auto split_features = features.split_with_sizes(sizes);
 
-  const at::Tensor labelled =
-      labelled_loss(split_scores[0], images[0], split_features[0], batch.labels);
+  // Small networks cost as much in calls as in arithmetic, so the labelled images ride along with
+  // the first evaluation of the unlabelled ones. Chunks forbid that: they are evaluated without a
+  // graph, and again in the backward pass.
+  const bool chunked = config_.max_evaluations_per_chunk > 0;
+  at::Tensor generative;
+  if (chunked) {
+    generative = network_->loss(known, images[0], split_features[0], model_noise_);
+  }
+  const LossFn loss = [&](const Assignments& z, const std::vector<at::Tensor>& shared) {
+    if (generative.defined()) return network_->loss(z, images[1], shared[0], model_noise_);
+    const at::Tensor both =
+        network_->loss(side_by_side(known, z), batch.images, features, model_noise_);
+    const auto parts = both.split_with_sizes({known.count(), z.count()});
+    generative = parts[0];
+    return parts[1];
+  };
+  const LossFn chunked_loss = [this, unlabelled = images[1]](
+                                  const Assignments& z, const std::vector<at::Tensor>& shared) {
+    return network_->loss(z, unlabelled, shared[0], model_noise_);
+  };
   const Problem problem{
       .structure = structure_,
       .scores = split_scores[1],
-      .loss =
-          // By value: with chunks it is called again in the backward pass.
-      [this, unlabelled_images = images[1]](const Assignments& z,
-                                            const std::vector<at::Tensor>& shared) {
-        return network_->loss(z, unlabelled_images, shared[0], model_noise_);
-      },
+      .loss = chunked ? chunked_loss : loss,
       .shared = {split_features[1]},
       .context = images[1],
       .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
   };
   const Estimate estimate = estimator_->estimate(problem, model_noise_);
+  const at::Tensor labelled = labelled_objective(generative, split_scores[0], batch.labels);
   const at::Tensor unlabelled = estimate.objective.mean() + structure_.log_size();
   const double weight = static_cast<double>(config_.unlabelled) / config_.labelled;
   at::Tensor objective = at::add(labelled, unlabelled, weight);

@@ -118,8 +118,9 @@ class Ssvae final : public Experiment {
 
   void start_streams(const std::string& phase);
   Batch draw(bool with_unlabelled);
-  at::Tensor labelled_loss(const at::Tensor& scores, const at::Tensor& images,
-                           const at::Tensor& features, const at::Tensor& labels);
+  /// Mean over the labelled images of ℓ(x, z*) (`generative`), log K and the map's own loss.
+  at::Tensor labelled_objective(const at::Tensor& generative, const at::Tensor& scores,
+                                const at::Tensor& labels);
 
   SsvaeConfig config_;
   ImageData data_;

@@ -140,6 +140,31 @@ TEST(Ssvae, ObjectiveWeighsTheUnlabelledMeanByTheirNumbers) {
   EXPECT_NEAR(metrics["objective"].get<double>(), objective, 1e-9 * objective);
 }
 
+TEST(Ssvae, LabelledImagesInTheSameCallAreThoseOfACallOfTheirOwn) {
+  const Folder folder;
+  write_small_data(folder.path());
+  // One chunk that holds everything: the same draws of h, but labelled images evaluated apart.
+  std::vector<double> objectives;
+  std::vector<std::vector<at::Tensor>> gradients;
+  for (const int64_t chunk : {int64_t{0}, int64_t{1} << 40}) {
+    auto config = small_config(folder.path(), "dense");
+    config.max_evaluations_per_chunk = chunk;
+    const auto experiment = config.make();
+    const Phase& phase = experiment->phases()[1];
+    experiment->begin_phase(phase);
+    experiment->begin_epoch();
+    const at::Tensor objective = experiment->step(phase);
+    objective.backward();
+    objectives.push_back(objective.item<double>());
+    gradients.emplace_back();
+    for (const auto& p : experiment->model().parameters()) gradients.back().push_back(p.grad());
+  }
+  EXPECT_NEAR(objectives[0], objectives[1], 1e-5 * objectives[0]);
+  for (size_t i = 0; i < gradients[0].size(); ++i) {
+    EXPECT_TRUE(at::allclose(gradients[0][i], gradients[1][i], 1e-3, 1e-3)) << i;
+  }
+}
+
 TEST(Ssvae, WarmupLooksAtLabelledImagesAlone) {
   const Folder folder;
   write_small_data(folder.path());
