@@ -30,8 +30,8 @@ class SPARSUM_API Distribution {
   /// log q(z) of each pair: [n]; −∞ outside the support.
   virtual at::Tensor log_prob(const Assignments& z) const = 0;
   /// The outcomes of non-zero probability, listed; throws, naming the size, if a dense distribution
-  /// has more than `limit` outcomes per example. Outcomes that are forbidden, or whose probability
-  /// underflows to 0, are left out; if there are none in a Categorical, the listing is a full grid.
+  /// has more than `limit` outcomes per example. Outcomes that a score of −∞ forbids are left out;
+  /// if there are none in a Categorical, the listing is a full grid.
   virtual SparseDistribution enumerate(int64_t limit = 1 << 16) const = 0;
 };
 

@@ -8,7 +8,7 @@ namespace {
 /// Dense marginalization: the Gibbs distribution's expectation, summed over all outcomes,
 ///   Σ_z π(z) ℓ(z),   π(z) = exp(⟨a_z, t⟩) / Z.
 ///
-/// Exact. Costs |Z| loss evaluations an example (fewer where a probability is exactly 0).
+/// Exact. Costs |Z| loss evaluations an example, less those that a score of −∞ forbids.
 /// Needs a structure that can list its outcomes, at most `max_outcomes` of them.
 class Dense final : public Estimator {
  public:

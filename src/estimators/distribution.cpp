@@ -5,15 +5,15 @@
 namespace sparsum {
 namespace {
 
-/// The pairs of a full listing, [B·size] of them, whose probability is not 0.
-SparseDistribution drop_zeros(const Structure& structure, const Assignments& all,
-                              const at::Tensor& probs, int64_t size) {
-  const at::Tensor table = probs.detach().view({all.batch_size(), size});
+/// The pairs of a full listing, [B·size] of them, that the scores [B·size] do not forbid.
+SparseDistribution drop_forbidden(const Structure& structure, const Assignments& all,
+                                  const at::Tensor& scores, const at::Tensor& probs) {
+  const at::Tensor table = probs.detach().view({all.batch_size(), -1});
   const at::Tensor invalid = table.sum(1).isfinite().logical_not_().nonzero();
   TORCH_CHECK(invalid.size(0) == 0, structure.name(), ": enumerate: row ",
               invalid[0].item<int64_t>(),
               " of the scores holds NaN or +inf, or allows no outcome at all");
-  const at::Tensor kept = (probs.detach() > 0).nonzero().squeeze(1);
+  const at::Tensor kept = (scores > -INFINITY).nonzero().squeeze(1);
   Assignments z;
   z.rows = all.rows.index_select(0, kept);
   z.row_splits = at::searchsorted(z.rows, at::arange(all.batch_size() + 1, z.rows.options()));
@@ -49,12 +49,14 @@ SparseDistribution Gibbs::enumerate(int64_t limit) const {
   Assignments z = structure_.enumerate(batch, scores_.device(), limit);
   // The softmax over what is listed needs no partition function: some structures have none.
   const int64_t size = structure_.size().value();
-  at::Tensor probs =
-      structure_.score(scores_, z).view({batch, size}).softmax(1).reshape(batch * size);
-  // Usually nothing is forbidden and nothing underflows; then the listing stays a full grid. Also
-  // false for NaN.
-  const bool all_positive = batch == 0 || probs.detach().min().item<double>() > 0;
-  if (!all_positive) return drop_zeros(structure_, z, probs, size);
+  const at::Tensor scores = structure_.score(scores_, z);
+  at::Tensor probs = scores.view({batch, size}).softmax(1).reshape(batch * size);
+  if (batch > 0) {
+    // Usually nothing is forbidden; then the listing stays a full grid. Also false for NaN.
+    const auto [least, most] = at::aminmax(scores.detach());
+    const bool all_finite = least.item<double>() > -INFINITY && most.item<double>() < INFINITY;
+    if (!all_finite) return drop_forbidden(structure_, z, scores.detach(), probs);
+  }
   return SparseDistribution(std::move(z), std::move(probs));
 }
 

@@ -263,7 +263,7 @@ def test_a_summary_alone_gives_a_table(make_run, tmp_path):
 
 
 def test_another_experiment_with_other_metrics_is_drawn(make_run, tmp_path):
-    run = make_run(experiment="bitvector", estimator="topk-sparsemax")
+    run = make_run(experiment="bitvector", estimator="top-k")
     rows = [
         {
             "schema": 1,

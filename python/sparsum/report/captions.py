@@ -27,7 +27,7 @@ def results(metrics: Sequence[Metric], *, started: bool) -> Caption:
         (
             _SHOWS,
             "One line per run, measured on test images, which no choice was made by. The filled"
-            " diamond with its number is the final model" + (start if started else "."),
+            " diamond with its number is the model of the best validation score" + (start if started else "."),
         ),
         (_UNITS, " ".join(units)),
         (
@@ -74,7 +74,7 @@ LEARNING_CURVES: Caption = (
         "How each run gets better. Solid: images held back for validation; thin and dotted: the"
         " labelled training images. In the shaded part, the warm-up, the model sees labelled images"
         " only; after it, unlabelled ones as well, by the run's own estimator. The dashed"
-        " horizontal line is the model at the end of the warm-up and the diamond the final model,"
+        " horizontal line is the model at the end of the warm-up and the diamond the best by validation,"
         " both on the test images. Where warm-ups differ in length, the shade is darker where more"
         " runs are in theirs.",
     ),
@@ -114,7 +114,7 @@ OTHERS: Caption = (
         _SHOWS,
         "Numbers that this experiment logs besides those above, under their own names. Solid:"
         " validation; thin and dotted: training; dashed: the model at the end of the warm-up, and"
-        " diamond: the final model, both on test data.",
+        " diamond: the model of the best validation score, both on test data.",
     ),
     (_UNITS, "Across: epochs. Upwards: as logged."),
 )

@@ -66,7 +66,7 @@ def results(drawing: Drawing) -> Picture | None:
     for axes, metric in zip(grid[0], metrics, strict=True):
         panels.results_panel(axes, finished, metric)
     started = any(finished.has_result(f"warmup.test.{metric.key}") for metric in metrics)
-    key = [_marker("D", "the final model")]
+    key = [_marker("D", "best model by validation")]
     if started:
         start = "the warm-started model, before it saw unlabelled images"
         key.insert(0, _marker("o", start, filled=False))
@@ -194,7 +194,7 @@ def _curves_figure(
         dashes.set_label("warm start, test")
         key.append(dashes)
     if marks and any(drawing.has_result(f"test.{m.key}") for m in drawn):
-        key.append(_marker("D", "final model, test"))
+        key.append(_marker("D", "best model by validation, test"))
     _legends(figure, drawing, key)
     return figure
 

@@ -50,11 +50,11 @@ ESTIMATORS = {
     " exact, with few decoder calls.",
     "entmax": "between softmax and sparsemax: probabilities of which many are exactly zero; only"
     " the others are summed over.",
-    "topk-sparsemax": "sparsemax over the k best assignments, found without listing all.",
+    "top-k": "sparsemax over the k best assignments, found without listing all.",
     "sparsemap": "a sparse distribution over structures, found by an active-set solver.",
     "sfe": "score function (REINFORCE): one class is drawn; one decoder call, a noisy gradient;"
     " a moving average of past losses takes some of the noise away.",
-    "sfe+": "score function with a second sample as its baseline: two decoder calls.",
+    "sfe-plus": "score function with a second sample as its baseline: two decoder calls.",
     "nvil": "score function with a learned baseline: one decoder call, a noisy gradient.",
     "gumbel": "a relaxed sample (Gumbel-softmax): one decoder call, a biased gradient.",
     "st-gumbel": "a hard sample with the gradient of a relaxed one: one decoder call, biased.",

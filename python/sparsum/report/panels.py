@@ -17,7 +17,7 @@ FULL_HEIGHT = 3.1
 """Inches that a panel takes, unless it is of secondary interest."""
 
 MOST_NUMBERED_RUNS = 6
-"""Up to so many runs get their final numbers written beside the curves."""
+"""Up to so many runs get their test numbers written beside the curves."""
 
 _LABEL_GAP = 0.068
 """The least distance of two numbers in the margin, as a fraction of a full-height panel."""
@@ -117,7 +117,7 @@ def _draw_curve(
 
 
 def _draw_results(axes: Axes, drawing: Drawing, metric: Metric) -> list[tuple[float, str, str]]:
-    """Draws the warm starts' and final models' test results; returns level, text and colour."""
+    """Draws the test results of the warm starts and of the best models; returns level, text and colour."""
     numbers: list[tuple[float, str, str]] = []
     starts = [run.result(f"warmup.test.{metric.key}") for run in drawing.runs]
     for (run, run_style), start in zip(drawing, starts, strict=True):
@@ -141,7 +141,7 @@ def _draw_results(axes: Axes, drawing: Drawing, metric: Metric) -> list[tuple[fl
                 clip_on=False,
                 zorder=5,
             )
-            numbers.append((level, f"{metric.text(final)} final", run_style.colour))
+            numbers.append((level, f"{metric.text(final)} test", run_style.colour))
     return numbers
 
 
@@ -192,7 +192,7 @@ def evaluations_panel(
 
 
 def results_panel(axes: Axes, drawing: Drawing, metric: Metric) -> None:
-    """One metric on test data: a line for each run, from its warm start to its final model."""
+    """One metric on test data: a line for each run, from its warm start to its best model."""
     values: list[float] = []
     for place, (run, run_style) in enumerate(drawing):
         colour = run_style.colour
