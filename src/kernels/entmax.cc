@@ -53,24 +53,55 @@ HWY_INLINE double entmax15_tau(D d, const T* HWY_RESTRICT x, size_t count) {
 
 // The same for a row in each lane; every lane stops at its own solution, so a row's result is its
 // own.
+template <class D>
+HWY_INLINE void sums_above(D d, const LaneRows<D>& rows, size_t length, hn::Vec<D> scale,
+                           hn::Vec<D> tau, hn::Vec<D>& f, hn::Vec<D>& h) {
+  auto f0 = hn::Zero(d), f1 = f0, h0 = f0, h1 = f0;
+  size_t i = 0;
+  for (; i + 2 <= length; i += 2) {
+    const auto y0 = hn::ZeroIfNegative(hn::MulSub(rows.at(d, i), scale, tau));
+    const auto y1 = hn::ZeroIfNegative(hn::MulSub(rows.at(d, i + 1), scale, tau));
+    f0 = hn::MulAdd(y0, y0, f0);
+    f1 = hn::MulAdd(y1, y1, f1);
+    h0 = hn::Add(h0, y0);
+    h1 = hn::Add(h1, y1);
+  }
+  if (i < length) {
+    const auto y = hn::ZeroIfNegative(hn::MulSub(rows.at(d, i), scale, tau));
+    f0 = hn::MulAdd(y, y, f0);
+    h0 = hn::Add(h0, y);
+  }
+  f = hn::Add(f0, f1);
+  h = hn::Add(h0, h1);
+}
+
 template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE LaneThresholds<D> entmax15_lanes_tau(D d, const LaneRows<D>& rows, size_t length,
-                                                hn::Vec<D> scale) {
+                                                hn::Vec<D> start, hn::Vec<D> scale) {
   const auto one = hn::Set(d, T{1}), half = hn::Set(d, T{0.5}), near = hn::Set(d, T{1} + kNear<T>);
-  auto tau = hn::Neg(one);
+  auto tau = start;
   auto done = hn::Lt(one, one);
   for (;;) {
-    auto f = hn::Zero(d), h = hn::Zero(d);
-    for (size_t i = 0; i < length; ++i) {
-      const auto y = hn::ZeroIfNegative(hn::MulSub(rows.at(d, i), scale, tau));
-      f = hn::MulAdd(y, y, f);
-      h = hn::Add(h, y);
-    }
+    hn::Vec<D> f, h;
+    sums_above(d, rows, length, scale, tau, f, h);
     if (hn::AllTrue(d, done)) return {tau, hn::Mul(half, hn::Div(hn::Sub(f, one), h))};
     const auto next = hn::Add(tau, hn::Div(hn::Sub(f, hn::Sqrt(f)), h));
     done = hn::Or(done, hn::Or(hn::Le(f, near), hn::Le(next, tau)));
     tau = hn::IfThenElse(done, tau, next);
   }
+}
+
+// Two steps of the same: enough for a bound.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> entmax15_lower_bound(D d, const LaneRows<D>& rows, size_t length) {
+  const auto one = hn::Set(d, T{1});
+  auto tau = hn::Neg(one);
+  for (int step = 0; step < 2; ++step) {
+    hn::Vec<D> f, h;
+    sums_above(d, rows, length, one, tau, f, h);
+    tau = hn::Max(tau, hn::Add(tau, hn::Div(hn::Sub(f, hn::Sqrt(f)), h)));
+  }
+  return tau;
 }
 
 template <typename T>
@@ -83,7 +114,9 @@ int64_t entmax15_rows(const T* HWY_RESTRICT scores, T* HWY_RESTRICT probs, int64
   return map_rows(
       d, scores, probs, rows, cols, /*radius=*/T{2},
       [&](const auto& group, size_t length)
-          HWY_ATTR { return entmax15_lanes_tau(d, group, length, lane_scale); },
+          HWY_ATTR { return entmax15_lower_bound(d, group, length); },
+      [&](const auto& group, size_t length, auto start)
+          HWY_ATTR { return entmax15_lanes_tau(d, group, length, start, lane_scale); },
       [&](T* x, size_t count) HWY_ATTR { return entmax15_tau(d, x, count); },
       [&](auto x, auto high, auto low) HWY_ATTR {
         const auto y = hn::ZeroIfNegative(hn::Sub(hn::MulSub(x, half, high), low));

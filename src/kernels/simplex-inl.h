@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 HWY_BEFORE_NAMESPACE();
@@ -47,6 +48,15 @@ HWY_INLINE void store_tail(V v, D d, T* HWY_RESTRICT p, size_t n) {
 #else
   hn::BlendedStore(v, hn::FirstN(d, n), d, p);
 #endif
+}
+
+// How many elements of a row come before the first whole vector that does not straddle two cache
+// lines: worth the detour where vectors are as long as cache lines and all others would straddle.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE size_t head_length(D d, const T* row, size_t cols) {
+  const size_t bytes = hn::Lanes(d) * sizeof(T);
+  const size_t past = reinterpret_cast<uintptr_t>(row) % bytes;
+  return past == 0 || past % sizeof(T) != 0 ? 0 : std::min(cols, (bytes - past) / sizeof(T));
 }
 
 // Whether every lane is a legal score: finite or −∞.
@@ -152,7 +162,8 @@ HWY_INLINE void for_each_vector(D d, const T* x, size_t count, T fill, F&& f) {
 template <class D, class F, typename T = hn::TFromD<D>>
 HWY_INLINE void transform_row(D d, const T* scores, T* out, size_t cols, F&& f) {
   const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
+  size_t i = head_length(d, out, cols);
+  if (i > 0) store_tail(f(load_tail(d, scores, i, hn::Zero(d))), d, out, i);
   // Four loads before four stores: a load right behind a store to the same offset in another page
   // waits for it.
   for (; i + 4 * lanes <= cols; i += 4 * lanes) {
@@ -177,8 +188,7 @@ template <class D, class F, typename T = hn::TFromD<D>>
 HWY_INLINE void stream_row(D d, const T* HWY_RESTRICT scores, T* HWY_RESTRICT out, size_t cols,
                            F&& f) {
   const size_t lanes = hn::Lanes(d);
-  const size_t misaligned = reinterpret_cast<uintptr_t>(out) % (lanes * sizeof(T)) / sizeof(T);
-  size_t i = std::min(cols, (lanes - misaligned) % lanes);
+  size_t i = head_length(d, out, cols);
   if (i > 0) store_tail(f(load_tail(d, scores, i, hn::Zero(d))), d, out, i);
   for (; i + 4 * lanes <= cols; i += 4 * lanes) {
     const auto v0 = f(hn::LoadU(d, scores + i)), v1 = f(hn::LoadU(d, scores + i + lanes));
@@ -360,13 +370,14 @@ class LaneRows {
     hn::Store(v, d, elements_ + i * hn::Lanes(d));
     if (length_ <= i) length_ = i + 1;
   }
-  // The elements of one row, all > −1; shorter rows are filled up with −2, which no threshold lets
-  // through.
-  HWY_INLINE void set_row(D d, size_t row, const T* HWY_RESTRICT x, size_t count) {
-    for (; length_ < count; ++length_) {
+  // The next element of one row, its element number i < kMaxLength; shorter rows are filled up with
+  // −2, which no threshold lets through.
+  HWY_INLINE void append(D d, size_t row, size_t i, T x) {
+    if (HWY_UNLIKELY(i == length_)) {
       hn::Store(hn::Set(d, T{-2}), d, elements_ + length_ * hn::Lanes(d));
+      ++length_;
     }
-    for (size_t i = 0; i < count; ++i) elements_[i * hn::Lanes(d) + row] = x[i];
+    elements_[i * hn::Lanes(d) + row] = x;
   }
 
  private:
@@ -384,6 +395,8 @@ struct LaneThresholds {
 constexpr size_t kShortRow = 24;
 // Rows up to this length are scanned in groups, whose thresholds are solved together.
 constexpr size_t kGroupedRow = 2048;
+// A group of rows this large still is in a near cache when it is written.
+constexpr size_t kNearBytes = size_t{96} << 10;
 
 // One group of short rows: probs = map(score − max, τ). solve(LaneRows) gives the thresholds.
 // Returns −1 or the first illegal row.
@@ -417,7 +430,7 @@ HWY_INLINE int64_t map_short_rows(D d, const T* HWY_RESTRICT scores, T* HWY_REST
       return row + static_cast<int64_t>(hn::FindFirstTrue(d, hn::Not(legal)));
     }
     for (size_t j = 0; j < n; ++j) group.set(d, j, hn::Sub(group.at(d, j), max));
-    const auto tau = solve(group, n);
+    const auto tau = solve(group, n, hn::Set(d, T{-1}));
     for (size_t j = 0; j < n; ++j) {
       hn::ScatterIndex(map(group.at(d, j), tau.high, tau.low), d, p + j, offsets);
     }
@@ -425,17 +438,14 @@ HWY_INLINE int64_t map_short_rows(D d, const T* HWY_RESTRICT scores, T* HWY_REST
   return -1;
 }
 
-// The maximum of a row, and in `out` score − maximum of every score above maximum − radius. Two
-// passes, the second without branches: better than scan_candidates where the row stays in the
-// first-level cache. `ahead` is what will be read next, and `result` what will be written: both are
-// fetched meanwhile.
+// The maxima of a row over the positions with the same remainder: lane i holds a score of the row,
+// and the largest lane its maximum. What becomes of NaN depends on the target.
 template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE Candidates<T> scan_short(D d, const T* HWY_RESTRICT scores, size_t cols, T radius,
-                                    const T* ahead, const T* result, T* HWY_RESTRICT out) {
+HWY_INLINE hn::Vec<D> lane_maxima(D d, const T* HWY_RESTRICT scores, size_t cols) {
   const size_t lanes = hn::Lanes(d);
   const auto lowest = hn::Set(d, -std::numeric_limits<T>::infinity());
-  auto max0 = lowest, max1 = lowest;
-  size_t i = 0;
+  size_t i = head_length(d, scores, cols);
+  auto max0 = i > 0 ? load_tail(d, scores, i, lowest) : lowest, max1 = lowest;
   for (; i + 2 * lanes <= cols; i += 2 * lanes) {
     max0 = hn::Max(max0, hn::LoadU(d, scores + i));
     max1 = hn::Max(max1, hn::LoadU(d, scores + i + lanes));
@@ -445,44 +455,80 @@ HWY_INLINE Candidates<T> scan_short(D d, const T* HWY_RESTRICT scores, size_t co
     max0 = hn::Max(
         max0, left >= lanes ? hn::LoadU(d, scores + i) : load_tail(d, scores + i, left, lowest));
   }
-  const auto max_v = hn::MaxOfLanes(d, hn::Max(max0, max1));
-  const auto bound = hn::Set(d, -radius);
-  // Illegal rows show here, whatever Max made of them: a NaN score, ∞ − ∞ under a maximum of +∞,
-  // and −∞ + ∞ in a row of nothing but −∞ are all NaN, and "not ≤" keeps NaN among the candidates.
+  return hn::Max(max0, max1);
+}
+
+template <class D, class M>
+HWY_INLINE uint64_t mask_bits(D d, M mask) {
+  uint8_t bytes[8] = {};
+  hn::StoreMaskBits(d, mask, bytes);
+  uint64_t bits = 0;
+  std::memcpy(&bits, bytes, (hn::Lanes(d) + 7) / 8);
+  return bits;
+}
+
+// Appends (score − max)·scale to `group` for every score of a row above max + bound. The scores are
+// compared 64 at a time and then picked one by one: the bound is so near the threshold that few
+// pass. NaN passes always. Returns how many passed; more than kMaxLength are not all appended.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE size_t append_candidates(D d, const T* HWY_RESTRICT scores, size_t cols, T max, T bound,
+                                    T scale, const T* ahead, const T* result, size_t row,
+                                    LaneRows<D>& group) {
+  const size_t lanes = hn::Lanes(d), block = std::max<size_t>(64, lanes);
+  const auto max_v = hn::Set(d, max), bound_v = hn::Set(d, bound);
   size_t count = 0;
-  for (i = 0; i + lanes <= cols; i += lanes) {
-    const auto x = hn::Sub(hn::LoadU(d, scores + i), max_v);
-    const auto mask = hn::Not(hn::Le(x, bound));
+  // "Not ≤" holds for NaN. Illegal rows show here: a NaN score, ∞ − ∞ under a maximum of +∞, and
+  // −∞ + ∞ in a row of nothing but −∞ are all NaN.
+  const auto passes = [&](hn::Vec<D> v)
+                          HWY_ATTR { return hn::Not(hn::Le(hn::Sub(v, max_v), bound_v)); };
+  const auto pick = [&](uint64_t bits, const T* HWY_RESTRICT s) HWY_ATTR {
+    const size_t passed = hwy::PopCount(bits);
+    count += passed;
+    if (HWY_UNLIKELY(count > LaneRows<D>::kMaxLength)) return;
+    for (size_t at = count - passed; bits != 0; bits &= bits - 1, ++at) {
+      group.append(d, row, at, (s[hwy::Num0BitsBelowLS1Bit_Nonzero64(bits)] - max) * scale);
+    }
+  };
+  size_t i = head_length(d, scores, cols);
+  if (i > 0) {
+    const auto v = load_tail(d, scores, i, max_v);
+    pick(mask_bits(d, hn::And(passes(v), hn::FirstN(d, i))), scores);
+  }
+  for (; i + block <= cols; i += block) {
+    uint64_t bits = 0;
+    for (size_t j = 0; j < block; j += lanes) {
+      bits |= mask_bits(d, passes(hn::LoadU(d, scores + i + j))) << j;
+      hwy::Prefetch(ahead + i + j);
+      hwy::Prefetch(result + i + j);
+    }
+    pick(bits, scores + i);
+  }
+  uint64_t bits = 0;
+  const size_t rest = i;
+  for (; i + lanes <= cols; i += lanes) {
+    bits |= mask_bits(d, passes(hn::LoadU(d, scores + i))) << (i - rest);
     hwy::Prefetch(ahead + i);
     hwy::Prefetch(result + i);
-    hn::StoreU(hn::Compress(x, mask), d, out + count);
-    count += hn::CountTrue(d, mask);
   }
   if (i < cols) {
-    const auto x = hn::Sub(load_tail(d, scores + i, cols - i, lowest), max_v);
-    const auto mask = hn::And(hn::Not(hn::Le(x, bound)), hn::FirstN(d, cols - i));
-    hn::StoreU(hn::Compress(x, mask), d, out + count);
-    count += hn::CountTrue(d, mask);
+    const auto v = load_tail(d, scores + i, cols - i, max_v);
+    bits |= mask_bits(d, hn::And(passes(v), hn::FirstN(d, cols - i))) << (i - rest);
   }
-  auto illegal = hn::Lt(bound, bound);
-  for (i = 0; i < count; i += lanes) {
-    const auto x = hn::LoadU(d, out + i);
-    const auto nan = hn::IsNaN(x);
-    illegal = hn::Or(illegal, count - i < lanes ? hn::And(nan, hn::FirstN(d, count - i)) : nan);
-  }
-  if (!hn::AllFalse(d, illegal)) return {0, T{0}};
-  return {count, hn::GetLane(max_v)};
+  pick(bits, scores + rest);
+  return count;
 }
 
 // Maps rows to the simplex: p = map(score − max, τ), where only scores above max − radius can have
-// mass and τ solves the map's equation on those, given as (score − max)·scale in (−1, 0].
-//   solve(LaneRows, length): τ of the rows in lanes;
+// mass and τ solves the map's equation on those, given as (score − max)/radius in (−1, 0].
+//   lower_bound(LaneRows, length): in each lane a τ that is not above the row's solution;
+//   solve(LaneRows, length, start): τ of the rows in lanes, from such a start;
 //   solve_row(x, count): τ of one row, in float64, x with a vector's room beyond count.
 // Returns −1 or the first illegal row.
-template <class D, class Solve, class SolveRow, class Map, typename T = hn::TFromD<D>>
+template <class D, class LowerBound, class Solve, class SolveRow, class Map,
+          typename T = hn::TFromD<D>>
 HWY_INLINE int64_t map_rows(D d, const T* HWY_RESTRICT scores, T* HWY_RESTRICT probs, int64_t rows,
-                            int64_t cols, T radius, Solve&& solve, SolveRow&& solve_row,
-                            Map&& map) {
+                            int64_t cols, T radius, LowerBound&& lower_bound, Solve&& solve,
+                            SolveRow&& solve_row, Map&& map) {
   const size_t lanes = hn::Lanes(d), n = static_cast<size_t>(cols);
   if (n <= kShortRow) return map_short_rows(d, scores, probs, rows, cols, solve, map);
 
@@ -522,46 +568,81 @@ HWY_INLINE int64_t map_rows(D d, const T* HWY_RESTRICT scores, T* HWY_RESTRICT p
     return -1;
   }
 
-  // As many rows at a time as lanes, and as stay in the first-level cache until they are written.
-  const size_t step = std::min(lanes, std::max<size_t>(4, 24576 / (n * sizeof(T))));
+  // As many rows at a time as lanes, and as stay near until they are written. A few scores of a
+  // row, the maxima of its lanes, have a threshold that is not above the row's own, and usually not
+  // far below: whatever does not pass it is out. Both thresholds are solved in lanes.
+  const size_t step = std::min(lanes, std::max<size_t>(4, kNearBytes / (n * sizeof(T))));
+  const hn::RebindToSigned<D> di;
+  using Index = hn::TFromD<decltype(di)>;
+  const auto slack = hn::Set(d, 32 * std::numeric_limits<T>::epsilon());
+  const auto minus_one = hn::Set(d, T{-1});
   LaneRows<D> group;
+  HWY_ALIGN T maxima[(HWY_MAX_BYTES / sizeof(T)) * (HWY_MAX_BYTES / sizeof(T))];
+  HWY_ALIGN T max[HWY_MAX_BYTES / sizeof(T)];
+  HWY_ALIGN T bound[HWY_MAX_BYTES / sizeof(T)];
   HWY_ALIGN T tau_high[HWY_MAX_BYTES / sizeof(T)];
   HWY_ALIGN T tau_low[HWY_MAX_BYTES / sizeof(T)];
-  T max[HWY_MAX_BYTES / sizeof(T)];
   bool grouped[HWY_MAX_BYTES / sizeof(T)];
+  HWY_ALIGN Index starts[HWY_MAX_BYTES / sizeof(T)];
+  for (size_t i = 0; i < lanes; ++i) starts[i] = static_cast<Index>(i * lanes);
+  const auto offsets = hn::Load(di, starts);
   for (int64_t first = 0; first < rows; first += static_cast<int64_t>(step)) {
     const size_t members = std::min(step, static_cast<size_t>(rows - first));
+    const auto row_scores = [&](size_t i) {
+      return scores + (first + static_cast<int64_t>(i)) * cols;
+    };
+    for (size_t i = 0; i < lanes; ++i) {
+      hn::Store(i < members ? lane_maxima(d, row_scores(i), n) : hn::Zero(d), d,
+                maxima + i * lanes);
+    }
+    auto max_v = hn::Set(d, -std::numeric_limits<T>::infinity());
     group.clear();
     for (size_t i = 0; i < lanes; ++i) {
-      const T solved = 0;  // lanes without a row hold the problem x = (0)
+      const auto v = hn::GatherIndex(d, maxima + i, offsets);
+      max_v = hn::Max(max_v, v);
+      group.set(d, i, v);
+    }
+    for (size_t i = 0; i < lanes; ++i) {
+      group.set(d, i, hn::Mul(hn::Sub(group.at(d, i), max_v), scale));
+    }
+    const auto start = hn::Max(hn::Sub(lower_bound(group, lanes), slack), minus_one);
+    hn::Store(max_v, d, max);
+    hn::Store(hn::Mul(start, hn::Set(d, radius)), d, bound);
+
+    group.clear();
+    for (size_t i = 0; i < lanes; ++i) {
       grouped[i] = false;
-      if (i >= members) {
-        group.set_row(d, i, &solved, 1);
+      if (i >= members) {  // lanes without a row hold the problem x = (0)
+        group.append(d, i, 0, T{0});
         continue;
       }
       const int64_t row = first + static_cast<int64_t>(i);
-      const T* s = scores + row * cols;
-      const auto found =
-          scan_short(d, s, n, radius, row + 1 < rows ? s + n : s, probs + row * cols, x);
+      const T* ahead = row_scores(row + static_cast<int64_t>(step) < rows ? i + step : i);
+      const size_t count = append_candidates(d, row_scores(i), n, max[i], bound[i], T{1} / radius,
+                                             ahead, probs + row * cols, i, group);
+      grouped[i] = count <= LaneRows<D>::kMaxLength;
+      if (grouped[i]) continue;
+      group.append(d, i, 0, T{0});
+      const auto found = scan_candidates(d, row_scores(i), n, radius, x);
       if (found.count == 0) return row;
+      subtract_max(d, x, found.count, found.max);
       scale_all(found.count);
-      max[i] = found.max;
-      grouped[i] = found.count <= LaneRows<D>::kMaxLength;
-      if (grouped[i]) {
-        group.set_row(d, i, x, found.count);
-      } else {
-        const Threshold<T> alone(solve_row(x, found.count));
-        write(row, found.max, alone.high, alone.low);
-        group.set_row(d, i, &solved, 1);
-      }
+      const Threshold<T> alone(solve_row(x, found.count));
+      write(row, found.max, alone.high, alone.low);
     }
-    const auto tau = solve(group, group.length());
+    auto illegal = hn::Lt(slack, slack);
+    for (size_t i = 0; i < group.length(); ++i) {
+      illegal = hn::Or(illegal, hn::IsNaN(group.at(d, i)));
+    }
+    if (HWY_UNLIKELY(!hn::AllFalse(d, illegal))) {
+      return first + static_cast<int64_t>(hn::FindFirstTrue(d, illegal));
+    }
+    const auto tau = solve(group, group.length(), start);
     hn::Store(tau.high, d, tau_high);
     hn::Store(tau.low, d, tau_low);
     for (size_t i = 0; i < members; ++i) {
       if (!grouped[i]) continue;
-      const int64_t row = first + static_cast<int64_t>(i);
-      write(row, max[i], tau_high[i], tau_low[i]);
+      write(first + static_cast<int64_t>(i), max[i], tau_high[i], tau_low[i]);
     }
   }
   return -1;

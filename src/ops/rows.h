@@ -30,8 +30,8 @@ at::SymDimVector sizes_without(const at::Tensor& like, int64_t dim);
 /// the index of an illegal row relative to `begin`. Returns the first illegal row, or −1.
 template <class F>
 int64_t parallel_rows(int64_t rows, int64_t cols, const F& f) {
-  // A thread is worth waking for about 32,000 elements: some 10 µs of a kernel's work.
-  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(cols, 1));
+  // A thread is worth waking for about 8,000 elements: some 3 µs of a kernel's work.
+  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(cols, 1));
   if (rows <= grain) return f(int64_t{0}, rows);
   std::atomic<int64_t> first{rows};
   at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
