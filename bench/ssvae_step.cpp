@@ -75,8 +75,8 @@ Contender make(const lab::RunFolder& folder, const std::string& estimator, int64
     parameters.emplace_back(entry.key(), entry.value());
   }
   // A step size of 0: the model stays as it is while it is timed.
-  result.adam = std::make_unique<lab::Adam>(std::move(parameters),
-                                            lab::AdamOptions{.learning_rate = 0});
+  result.adam =
+      std::make_unique<lab::Adam>(std::move(parameters), lab::AdamOptions{.learning_rate = 0});
   result.experiment->begin_phase(result.phase());
   result.experiment->begin_epoch();
   return result;
@@ -112,13 +112,12 @@ int main(int argc, char** argv) {
   }
   const double score_function = median(contenders[0].milliseconds);
   const double dense = median(contenders[2].milliseconds);
-  std::printf("%-10s %10s %10s %12s %8s %8s\n", "estimator", "ms/step", "optimiser",
-              "evaluations", "/ sfe", "/ dense");
+  std::printf("%-10s %10s %10s %12s %8s %8s\n", "estimator", "ms/step", "optimiser", "evaluations",
+              "/ sfe", "/ dense");
   for (const Contender& contender : contenders) {
     const double own = median(contender.milliseconds);
     std::printf("%-10s %10.2f %10.2f %12.2f %8.2f %8.2f\n", contender.name.c_str(), own,
-                median(contender.optimiser),
-                contender.experiment->epoch_numbers().evaluations, own / score_function,
-                own / dense);
+                median(contender.optimiser), contender.experiment->epoch_numbers().evaluations,
+                own / score_function, own / dense);
   }
 }
