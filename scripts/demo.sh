@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 run=runs/demo
 report=report/demo
-warmup_epochs=10
+warmup_epochs=40
 epochs=12
 
 case "${1-}" in
