@@ -43,9 +43,11 @@ SparseDistribution::SparseDistribution(Assignments support, at::Tensor probs, at
   TORCH_CHECK(probs_.dim() == 1 && probs_.size(0) == support_.count(),
               "SparseDistribution: expected probs to be [n] = [", support_.count(), "], got ",
               probs_.sizes());
-  TORCH_CHECK(support_.indices.defined() != support_.indicators.defined(),
-              "SparseDistribution: expected a support of either indices or indicators, got ",
-              support_.indices.defined() ? "both" : "neither");
+  const int forms =
+      support_.indices.defined() + support_.indicators.defined() + support_.base.defined();
+  TORCH_CHECK(forms == 1,
+              "SparseDistribution: expected a support of either indices, indicators or flips, got ",
+              forms == 0 ? "neither" : "several");
   TORCH_CHECK(!exact_.defined() || (exact_.dim() == 1 && exact_.size(0) == batch_size() &&
                                     exact_.scalar_type() == at::kBool),
               "SparseDistribution: expected exact to be bool, one for each of ", batch_size(),
@@ -90,11 +92,8 @@ Assignments SparseDistribution::mode() const {
   const at::Tensor first = at::full({batch}, last, rows.options())
                                .scatter_reduce(0, rows, candidate, "amin", /*include_self=*/true);
   Assignments z = regular_assignments(batch, 1, support_.parts, rows.device());
-  if (hard) {
-    z.indices = first;
-  } else {
-    z.indicators = support_.indicators.index_select(0, first);
-  }
+  if (!hard) return support_.select(first, z.rows, z.row_splits);
+  z.indices = first;
   return z;
 }
 
@@ -116,14 +115,9 @@ Assignments SparseDistribution::sample(int64_t samples, at::Generator generator)
     const at::Tensor point = at::minimum(begin + noise * (end - begin), at::nextafter(end, begin));
     const at::Tensor chosen =
         at::searchsorted(cumulative, point.reshape(-1), /*out_int32=*/false, /*right=*/true);
-    if (support_.indices.defined()) z.indices = support_.indices.index_select(0, chosen);
-    if (support_.indicators.defined()) z.indicators = support_.indicators.index_select(0, chosen);
-  } else if (support_.indices.defined()) {
-    z.indices = support_.indices;
-  } else {
-    z.indicators = support_.indicators;
+    return support_.select(chosen, z.rows, z.row_splits);
   }
-  return z;
+  return support_.select(at::empty({0}, z.rows.options()), z.rows, z.row_splits);
 }
 
 at::Tensor SparseDistribution::log_prob(const Assignments& z) const {
@@ -170,14 +164,6 @@ SparseDistribution entmax(const Structure& structure, const at::Tensor& scores, 
   check_categorical("entmax", structure, "");
   structure.check_scores("entmax", scores);
   return SparseDistribution::from_dense(entmax(scores, alpha));
-}
-
-SparseDistribution top_k_sparsemax(const Structure& structure, const at::Tensor& scores,
-                                   int64_t k) {
-  check_categorical("top_k_sparsemax", structure, "");
-  structure.check_scores("top_k_sparsemax", scores);
-  auto [probs, exact] = top_k_sparsemax(scores, k);
-  return SparseDistribution::from_dense(probs, exact);
 }
 
 }  // namespace sparsum

@@ -28,5 +28,19 @@ TORCH_LIBRARY(sparsum, m) {
       "sparsemax_loss(Tensor scores, Tensor target, int dim=-1, int ignore_index=-100,"
       " int reduction=1) -> Tensor");
 
+  m.def(
+      "k_best_bits(Tensor scores, int least, int most, int k, bool until_exact=False)"
+      " -> (Tensor row_splits, Tensor base, Tensor flip_splits, Tensor flips)");
+  m.def(
+      "sparsemap_marginals(Tensor scores, int least, int most, bool both_states=False)"
+      " -> (Tensor marginals, Tensor tight)");
+  m.def(
+      "sparsemap_marginals_backward(Tensor grad, Tensor marginals, Tensor tight, bool both_states)"
+      " -> Tensor");
+  m.def(
+      "sparsemap_configurations(Tensor marginals, Tensor tight, bool on_line)"
+      " -> (Tensor row_splits, Tensor base, Tensor flip_splits, Tensor flips, Tensor probs,"
+      " Tensor upper, Tensor lower)");
+
   m.def("support(Tensor probs) -> (Tensor row_splits, Tensor rows, Tensor indices)");
 }

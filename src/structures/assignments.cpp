@@ -1,5 +1,8 @@
+#include <ATen/Parallel.h>
 #include <sparsum/assignments.h>
 #include <torch/torch.h>
+
+#include <algorithm>
 
 namespace sparsum {
 namespace {
@@ -11,6 +14,45 @@ at::Tensor repeat_rows(const at::Tensor& t, int64_t times) {
   return t.unsqueeze(1).expand(shape).flatten(0, 1);
 }
 
+/// The rows [n, V] that flip lists describe, as bytes.
+at::Tensor apply_flips(const Assignments& z) {
+  const at::Device device = z.rows.device();
+  const at::Tensor base = z.base.cpu().contiguous(), row_splits = z.row_splits.cpu().contiguous();
+  const at::Tensor splits = z.flip_splits.cpu().contiguous(), flips = z.flips.cpu().contiguous();
+  const int64_t width = z.parts;
+  at::Tensor result = at::empty({z.count(), width}, base.options());
+  const auto* from = base.const_data_ptr<uint8_t>();
+  const auto* row_split = row_splits.const_data_ptr<int64_t>();
+  const auto* split = splits.const_data_ptr<int64_t>();
+  const auto* flip = flips.const_data_ptr<int64_t>();
+  auto* out = result.mutable_data_ptr<uint8_t>();
+  const int64_t pairs_per_example = z.count() / std::max<int64_t>(1, z.batch_size()) + 1;
+  const int64_t grain = std::max<int64_t>(1, 65536 / (pairs_per_example * width + 1));
+  at::parallel_for(0, z.batch_size(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const uint8_t* before = from + b * width;
+      for (int64_t i = row_split[b]; i < row_split[b + 1]; ++i) {
+        uint8_t* row = out + i * width;
+        std::copy_n(before, width, row);
+        for (int64_t j = split[i]; j < split[i + 1]; ++j) row[flip[j]] ^= 1;
+        if (z.chained) before = row;
+      }
+    }
+  });
+  return result.to(device);
+}
+
+/// The lists numbered `which` of ragged lists: (splits, members).
+std::pair<at::Tensor, at::Tensor> select_lists(const at::Tensor& splits, const at::Tensor& members,
+                                               const at::Tensor& which) {
+  const at::Tensor begin = splits.index_select(0, which);
+  const at::Tensor lengths = splits.index_select(0, which + 1) - begin;
+  const at::Tensor new_splits = at::constant_pad_nd(lengths.cumsum(0), {1, 0});
+  const at::Tensor shift = at::repeat_interleave(begin - new_splits.slice(0, 0, -1), lengths);
+  const at::Tensor place = shift + at::arange(shift.size(0), shift.options());
+  return {new_splits, members.index_select(0, place)};
+}
+
 }  // namespace
 
 at::Tensor Assignments::evaluations() const {
@@ -19,6 +61,7 @@ at::Tensor Assignments::evaluations() const {
 
 at::Tensor Assignments::values(at::ScalarType dtype) const {
   if (indicators.defined()) return indicators.to(dtype);
+  if (base.defined()) return apply_flips(*this).to(dtype);
   return at::zeros({count(), parts}, indices.options().dtype(dtype))
       .scatter_(1, indices.unsqueeze(1), 1);
 }
@@ -26,7 +69,7 @@ at::Tensor Assignments::values(at::ScalarType dtype) const {
 at::Tensor Assignments::embed(const at::Tensor& table) const {
   TORCH_CHECK(table.dim() == 2 && table.size(0) == parts,
               "embed: expected a table [V, H] with V = ", parts, " parts, got ", table.sizes());
-  if (indicators.defined()) return at::matmul(indicators.to(table.scalar_type()), table);
+  if (!indices.defined()) return at::matmul(values(table.scalar_type()), table);
   if (full_grid) {
     return table.unsqueeze(0).expand({batch_size(), parts, table.size(1)}).flatten(0, 1);
   }
@@ -55,6 +98,23 @@ at::Tensor Assignments::sum_per_example(const at::Tensor& per_pair) const {
   return zeros.index_add(0, rows, per_pair);
 }
 
+Assignments Assignments::select(const at::Tensor& pairs, const at::Tensor& new_rows,
+                                const at::Tensor& new_row_splits) const {
+  Assignments chosen;
+  chosen.rows = new_rows;
+  chosen.row_splits = new_row_splits;
+  chosen.parts = parts;
+  if (indices.defined()) chosen.indices = indices.index_select(0, pairs);
+  if (indicators.defined()) chosen.indicators = indicators.index_select(0, pairs);
+  if (base.defined() && chained) {
+    chosen.indicators = values(at::kByte).index_select(0, pairs);
+  } else if (base.defined()) {
+    chosen.base = base;
+    std::tie(chosen.flip_splits, chosen.flips) = select_lists(flip_splits, flips, pairs);
+  }
+  return chosen;
+}
+
 Assignments Assignments::slice(int64_t begin, int64_t end) const {
   TORCH_CHECK(0 <= begin && begin <= end && end <= count(),
               "slice: expected 0 <= begin <= end <= ", count(), " pairs, got ", begin, " and ",
@@ -65,6 +125,23 @@ Assignments Assignments::slice(int64_t begin, int64_t end) const {
   part.parts = parts;
   if (indices.defined()) part.indices = indices.slice(0, begin, end);
   if (indicators.defined()) part.indicators = indicators.slice(0, begin, end);
+  if (base.defined()) {
+    const at::Tensor bounds = flip_splits.slice(0, begin, end + 1);
+    const int64_t first = bounds[0].item<int64_t>(), last = bounds[-1].item<int64_t>();
+    part.base = base;
+    part.flip_splits = bounds - first;
+    part.flips = flips.slice(0, first, last);
+    part.chained = chained;
+    if (chained && begin > 0 && end > begin) {
+      const int64_t row = rows[begin].item<int64_t>();
+      if (row_splits[row].item<int64_t>() < begin) {  // goes on from the pair that was cut off
+        const int64_t own = row_splits[row].item<int64_t>();
+        Assignments before = slice(own, begin);
+        part.base = base.clone();
+        part.base[row].copy_(before.values(at::kByte)[-1]);
+      }
+    }
+  }
   part.full_grid = full_grid && begin == 0 && end == count();
   return part;
 }

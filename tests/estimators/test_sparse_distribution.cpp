@@ -226,7 +226,8 @@ TEST(SparseDistribution, WrongInputIsNamed) {
   Assignments neither = all;
   neither.indices.reset();
   EXPECT_EQ(error_of([&] { SparseDistribution(neither, at::zeros({8})); }),
-            "SparseDistribution: expected a support of either indices or indicators, got neither");
+            "SparseDistribution: expected a support of either indices, indicators or flips, got "
+            "neither");
   const SparseDistribution q = SparseDistribution::from_dense(dense_table());
   EXPECT_EQ(error_of([&] { q.log_prob(all); }),
             "SparseDistribution: log_prob: expected assignments of 3 examples and 4 parts, got 2 "

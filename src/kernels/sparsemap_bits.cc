@@ -1,0 +1,310 @@
+#include "sparsum/kernels/sparsemap_bits.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+namespace sparsum::kernels {
+namespace {
+
+// --- marginals -----------------------------------------------------------------------------------
+
+struct BoxSum {
+  double sum = 0;           // Σ clip(x − τ, 0, 1)
+  int64_t fractional = 0;   // how many are strictly between: minus the sum's slope in τ
+};
+
+BoxSum box_sum(const double* x, int64_t n, double tau) {
+  BoxSum result;
+  for (int64_t i = 0; i < n; ++i) {
+    const double v = x[i] - tau;
+    result.sum += std::min(std::max(v, 0.0), 1.0);
+    result.fractional += (v > 0) & (v < 1);
+  }
+  return result;
+}
+
+/// The τ with Σ clip(x − τ, 0, 1) = target, 0 ≤ target ≤ number of finite x. Newton's steps on a
+/// function that is linear between 2n corners, kept inside a bracket that every step shrinks.
+double find_tau(const double* x, int64_t n, double target) {
+  double low = std::numeric_limits<double>::infinity(), high = -low;
+  for (int64_t i = 0; i < n; ++i) {
+    if (x[i] == -std::numeric_limits<double>::infinity()) continue;
+    low = std::min(low, x[i]);
+    high = std::max(high, x[i]);
+  }
+  low -= 1;  // everything is on there, and nothing at `high`
+  double tau = std::clamp(0.0, low, high);
+  for (int iteration = 0; iteration < 200; ++iteration) {
+    const BoxSum at = box_sum(x, n, tau);
+    const double excess = at.sum - target;
+    if (excess == 0) return tau;
+    (excess > 0 ? low : high) = tau;
+    double next = tau + excess / static_cast<double>(at.fractional);
+    // Every other step halves the bracket: corners could catch Newton's in a circle.
+    if (at.fractional == 0 || !(next > low && next < high) || iteration % 4 == 3) {
+      next = low + (high - low) / 2;
+    }
+    if (next == tau || next == low || next == high) return next;
+    tau = next;
+  }
+  return tau;
+}
+
+template <typename T>
+int64_t marginals_of_rows(const T* scores, int64_t rows, int64_t bits, int64_t least, int64_t most,
+                          double a, double c, T* marginals, bool* tight) {
+  std::vector<double> x(static_cast<size_t>(bits));
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* t = scores + row * bits;
+    T* mu = marginals + row * bits;
+    int64_t finite = 0;
+    int legal = 1;
+    for (int64_t i = 0; i < bits; ++i) {
+      legal &= t[i] < std::numeric_limits<T>::infinity();
+      finite += t[i] > -std::numeric_limits<T>::infinity();
+      x[static_cast<size_t>(i)] = a * static_cast<double>(t[i]) + c;
+    }
+    if (!legal || finite < least) return row;
+    double tau = 0;
+    tight[row] = false;
+    if (least > 0 || most < bits) {
+      const double sum = box_sum(x.data(), bits, 0).sum;
+      const auto low = static_cast<double>(least), high = static_cast<double>(most);
+      if (sum < low || sum > high) {
+        tight[row] = true;
+        tau = find_tau(x.data(), bits, sum < low ? low : high);
+      } else if (least == most) {
+        tight[row] = true;  // the sum is fixed, and τ = 0 by chance
+      }
+    }
+    for (int64_t i = 0; i < bits; ++i) {
+      mu[i] = static_cast<T>(std::min(std::max(x[static_cast<size_t>(i)] - tau, 0.0), 1.0));
+    }
+  }
+  return -1;
+}
+
+template <typename T>
+void marginals_backward(const T* grad, const T* marginals, const bool* tight, int64_t rows,
+                        int64_t bits, double a, T* grad_scores) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* g = grad + row * bits;
+    const T* mu = marginals + row * bits;
+    T* out = grad_scores + row * bits;
+    double mean = 0;
+    if (tight[row]) {
+      double sum = 0, count = 0;
+      for (int64_t i = 0; i < bits; ++i) {
+        const bool inside = (mu[i] > 0) & (mu[i] < 1);
+        sum += inside ? static_cast<double>(g[i]) : 0.0;
+        count += inside;
+      }
+      if (count > 0) mean = sum / count;
+    }
+    for (int64_t i = 0; i < bits; ++i) {
+      const bool inside = (mu[i] > 0) & (mu[i] < 1);
+      out[i] = inside ? static_cast<T>(a * (static_cast<double>(g[i]) - mean)) : T{0};
+    }
+  }
+}
+
+// --- configurations ------------------------------------------------------------------------------
+
+constexpr double kShortest = 1e-12;
+
+/// Where on [0, 1] the configuration changes, and by which bits.
+struct Cut {
+  double place;
+  int32_t bit;   // whose cut it is
+  int32_t next;  // on a line: the bit whose interval begins there, or −1
+};
+
+/// Sorts cuts that lie in [0, 1] by place, then by bit. Places that are spread out fall into buckets
+/// of their own, which leaves little to insert.
+class CutSorter {
+ public:
+  void sort(std::vector<Cut>& cuts) {
+    const size_t n = cuts.size();
+    const auto before = [](const Cut& x, const Cut& y) {
+      return x.place != y.place ? x.place < y.place : x.bit < y.bit;
+    };
+    if (n < 24) {
+      insert(cuts, before);
+      return;
+    }
+    const auto bucket = [n](const Cut& cut) {
+      return std::min(n - 1, static_cast<size_t>(cut.place * static_cast<double>(n)));
+    };
+    starts_.assign(n + 1, 0);
+    uint32_t fullest = 0;
+    for (const Cut& cut : cuts) fullest = std::max(fullest, ++starts_[bucket(cut) + 1]);
+    if (fullest > 16) {
+      std::sort(cuts.begin(), cuts.end(), before);
+      return;
+    }
+    for (size_t i = 0; i < n; ++i) starts_[i + 1] += starts_[i];
+    sorted_.resize(n);
+    for (const Cut& cut : cuts) sorted_[starts_[bucket(cut)]++] = cut;
+    cuts.swap(sorted_);
+    insert(cuts, before);
+  }
+
+ private:
+  template <class Before>
+  static void insert(std::vector<Cut>& cuts, const Before& before) {
+    for (size_t i = 1; i < cuts.size(); ++i) {
+      const Cut cut = cuts[i];
+      size_t j = i;
+      for (; j > 0 && before(cut, cuts[j - 1]); --j) cuts[j] = cuts[j - 1];
+      cuts[j] = cut;
+    }
+  }
+  std::vector<uint32_t> starts_;
+  std::vector<Cut> sorted_;
+};
+
+template <typename T>
+class ConfigurationLister {
+ public:
+  ConfigurationLister(int64_t bits, bool on_line, BitConfigurations& out)
+      : bits_(bits), on_line_(on_line), out_(out) {}
+
+  void list(const T* mu, bool tight, int64_t row, uint8_t* base) {
+    cuts_.clear();
+    on_line_ ? cut_line(mu, tight, base) : cut_nested(mu, base);
+    sorter_.sort(cuts_);
+
+    const int64_t first = row * bits_;
+    int64_t count = 0, lower = -1;
+    double from = 0;
+    size_t flips = 0;  // of the configuration that begins at `from`
+    const auto emit = [&](double to, int64_t upper) {
+      out_.weights.push_back(to - from);
+      out_.upper.push_back(upper);
+      out_.lower.push_back(lower);
+      out_.flips.lengths.push_back(static_cast<int64_t>(flips));
+      std::sort(out_.flips.parts.end() - static_cast<std::ptrdiff_t>(flips), out_.flips.parts.end());
+      ++count;
+      from = to;
+      lower = upper;
+      flips = 0;
+    };
+    const auto flip = [&](int64_t bit) {
+      // A bit that two cuts at one place turn on and off again has not changed.
+      auto& parts = out_.flips.parts;
+      const auto begin = parts.end() - static_cast<std::ptrdiff_t>(flips);
+      const auto found = std::find(begin, parts.end(), bit);
+      if (found != parts.end()) {
+        parts.erase(found);
+        --flips;
+      } else {
+        parts.push_back(bit);
+        ++flips;
+      }
+    };
+    for (const Cut& cut : cuts_) {
+      if (cut.place - from > kShortest) {
+        if (1 - cut.place <= kShortest) break;
+        emit(cut.place, first + cut.bit);
+      } else if (from == 0) {
+        // A cut at 0 changes the first configuration itself.
+        base[cut.bit] ^= 1;
+        if (cut.next >= 0) base[cut.next] ^= 1;
+        continue;
+      }
+      flip(cut.bit);
+      if (cut.next >= 0) flip(cut.next);
+    }
+    emit(1, -1);
+    out_.counts.push_back(count);
+  }
+
+ private:
+  void cut_nested(const T* mu, uint8_t* base) {
+    for (int64_t i = 0; i < bits_; ++i) {
+      base[i] = mu[i] > 0;
+      if (mu[i] > 0 && mu[i] < 1) {
+        cuts_.push_back({static_cast<double>(mu[i]), static_cast<int32_t>(i), -1});
+      }
+    }
+  }
+  // Bits that are certainly on have intervals of length 1 and are on for every u: they stay off the
+  // line, where rounding could only part them.
+  void cut_line(const T* mu, bool tight, uint8_t* base) {
+    inside_.clear();
+    double total = 0;
+    for (int64_t i = 0; i < bits_; ++i) {
+      base[i] = mu[i] >= 1;
+      if (mu[i] > 0 && mu[i] < 1) {
+        inside_.push_back(static_cast<int32_t>(i));
+        total += static_cast<double>(mu[i]);
+      }
+    }
+    if (inside_.empty()) return;
+    if (tight) total = std::round(total);
+    double sum = 0;
+    for (size_t j = 0; j < inside_.size(); ++j) {
+      const int32_t bit = inside_[j];
+      const bool last = j + 1 == inside_.size();
+      const double begin = sum;
+      // Rounding must not make an interval longer than 1, nor the last one end beside the total.
+      const auto rest = static_cast<double>(inside_.size() - 1 - j);
+      sum = last ? total : std::clamp(sum + static_cast<double>(mu[bit]), total - rest, total);
+      // On at u = 0 where [begin, sum) contains an integer.
+      const double integer = std::ceil(begin);
+      if (integer < sum) base[bit] = 1;
+      const double place = sum - std::floor(sum);
+      const int32_t next = last ? -1 : inside_[j + 1];
+      if (place > 0) cuts_.push_back({place, bit, next});
+    }
+  }
+
+  int64_t bits_;
+  bool on_line_;
+  BitConfigurations& out_;
+  std::vector<Cut> cuts_;
+  std::vector<int32_t> inside_;
+  CutSorter sorter_;
+};
+
+template <typename T>
+void configurations_of_rows(const T* marginals, const bool* tight, int64_t rows, int64_t bits,
+                            bool on_line, uint8_t* base, BitConfigurations& out) {
+  ConfigurationLister<T> lister(bits, on_line, out);
+  for (int64_t row = 0; row < rows; ++row) {
+    lister.list(marginals + row * bits, tight[row], row, base + row * bits);
+  }
+}
+
+}  // namespace
+
+int64_t sparsemap_marginals(const float* scores, int64_t rows, int64_t bits, int64_t least,
+                            int64_t most, double a, double c, float* marginals, bool* tight) {
+  return marginals_of_rows(scores, rows, bits, least, most, a, c, marginals, tight);
+}
+int64_t sparsemap_marginals(const double* scores, int64_t rows, int64_t bits, int64_t least,
+                            int64_t most, double a, double c, double* marginals, bool* tight) {
+  return marginals_of_rows(scores, rows, bits, least, most, a, c, marginals, tight);
+}
+
+void sparsemap_marginals_backward(const float* grad, const float* marginals, const bool* tight,
+                                  int64_t rows, int64_t bits, double a, float* grad_scores) {
+  marginals_backward(grad, marginals, tight, rows, bits, a, grad_scores);
+}
+void sparsemap_marginals_backward(const double* grad, const double* marginals, const bool* tight,
+                                  int64_t rows, int64_t bits, double a, double* grad_scores) {
+  marginals_backward(grad, marginals, tight, rows, bits, a, grad_scores);
+}
+
+void sparsemap_configurations(const float* marginals, const bool* tight, int64_t rows, int64_t bits,
+                              bool on_line, uint8_t* base, BitConfigurations& out) {
+  configurations_of_rows(marginals, tight, rows, bits, on_line, base, out);
+}
+void sparsemap_configurations(const double* marginals, const bool* tight, int64_t rows,
+                              int64_t bits, bool on_line, uint8_t* base, BitConfigurations& out) {
+  configurations_of_rows(marginals, tight, rows, bits, on_line, base, out);
+}
+
+}  // namespace sparsum::kernels

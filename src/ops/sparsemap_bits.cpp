@@ -1,0 +1,296 @@
+#include "ops/bits.h"
+#include "ops/checks.h"
+#include "ops/find_op.h"
+#include "ops/rows.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <sparsum/kernels/sparsemap_bits.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+namespace sparsum::ops {
+namespace {
+
+// --- marginals -----------------------------------------------------------------------------------
+
+constexpr const char* kMarginals = "sparsemap_marginals";
+using Marginals = std::tuple<at::Tensor, at::Tensor>;
+
+/// μ = clip(a·t + c − τ, 0, 1): both states of a bit regularised make the projected point (t + 1)/2.
+double slope(bool both_states) { return both_states ? 0.5 : 1.0; }
+double offset(bool both_states) { return both_states ? 0.5 : 0.0; }
+
+Marginals call_marginals(const at::Tensor& scores, int64_t least, int64_t most, bool both_states) {
+  static const auto op = find_op<Marginals(const at::Tensor&, int64_t, int64_t, bool)>(
+      "sparsum::sparsemap_marginals");
+  return op.call(scores, least, most, both_states);
+}
+
+at::Tensor call_marginals_backward(const at::Tensor& grad, const at::Tensor& marginals,
+                                   const at::Tensor& tight, bool both_states) {
+  static const auto op =
+      find_op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool)>(
+          "sparsum::sparsemap_marginals_backward");
+  return op.call(grad, marginals, tight, both_states);
+}
+
+Marginals marginals_cpu(const at::Tensor& scores, int64_t least, int64_t most, bool both_states) {
+  check_bits(kMarginals, scores, least, most);
+  const at::Tensor input = scores.to(compute_type(scores.scalar_type())).contiguous();
+  const int64_t rows = input.size(0), bits = input.size(1);
+  const at::Tensor marginals = at::empty_like(input);
+  const at::Tensor tight = at::empty({rows}, scores.options().dtype(at::kBool));
+  bool* tight_data = tight.mutable_data_ptr<bool>();
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), kMarginals, [&] {
+    const auto* t = input.const_data_ptr<scalar_t>();
+    auto* mu = marginals.mutable_data_ptr<scalar_t>();
+    const int64_t bad = parallel_rows(rows, bits, [&](int64_t begin, int64_t end) {
+      return kernels::sparsemap_marginals(t + begin * bits, end - begin, bits, least, most,
+                                          slope(both_states), offset(both_states),
+                                          mu + begin * bits, tight_data + begin);
+    });
+    if (bad >= 0) throw_illegal_bits(kMarginals, input, bad, least);
+  });
+  return {marginals.to(scores.scalar_type()), tight};
+}
+
+at::Tensor marginals_backward_cpu(const at::Tensor& grad, const at::Tensor& marginals,
+                                  const at::Tensor& tight, bool both_states) {
+  const auto type = compute_type(marginals.scalar_type());
+  const at::Tensor g = grad.to(type).contiguous(), mu = marginals.to(type).contiguous();
+  const int64_t rows = mu.size(0), bits = mu.size(1);
+  const at::Tensor result = at::empty_like(mu);
+  const bool* tight_data = tight.const_data_ptr<bool>();
+  AT_DISPATCH_FLOATING_TYPES(type, "sparsemap_marginals_backward", [&] {
+    const auto* g_data = g.const_data_ptr<scalar_t>();
+    const auto* mu_data = mu.const_data_ptr<scalar_t>();
+    auto* out = result.mutable_data_ptr<scalar_t>();
+    parallel_rows(rows, bits, [&](int64_t begin, int64_t end) {
+      kernels::sparsemap_marginals_backward(g_data + begin * bits, mu_data + begin * bits,
+                                            tight_data + begin, end - begin, bits,
+                                            slope(both_states), out + begin * bits);
+      return int64_t{-1};
+    });
+  });
+  return result.to(marginals.scalar_type());
+}
+
+Marginals marginals_host(const at::Tensor& scores, int64_t least, int64_t most, bool both_states) {
+  const auto [marginals, tight] = marginals_cpu(scores.cpu(), least, most, both_states);
+  return {marginals.to(scores.device()), tight.to(scores.device())};
+}
+
+at::Tensor marginals_backward_generic(const at::Tensor& grad, const at::Tensor& marginals,
+                                      const at::Tensor& tight, bool both_states) {
+  const at::Tensor inside = (marginals > 0).logical_and_(marginals < 1);
+  const at::Tensor own = grad.masked_fill(inside.logical_not(), 0);
+  const at::Tensor mean =
+      own.sum(1, /*keepdim=*/true) / inside.sum(1, /*keepdim=*/true).clamp_min(1);
+  const at::Tensor shift = (mean * tight.unsqueeze(1)).to(grad.scalar_type());
+  return (own - inside * shift) * slope(both_states);
+}
+
+Marginals marginals_meta(const at::Tensor& scores, int64_t, int64_t, bool) {
+  return {at::empty_like(scores),
+          at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kBool))};
+}
+
+at::Tensor marginals_backward_meta(const at::Tensor&, const at::Tensor& marginals,
+                                   const at::Tensor&, bool) {
+  return at::empty_like(marginals);
+}
+
+struct MarginalsBackward : torch::autograd::Function<MarginalsBackward> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& grad,
+                            const at::Tensor& marginals, const at::Tensor& tight,
+                            bool both_states) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({marginals, tight});
+    ctx->saved_data["both_states"] = both_states;
+    return call_marginals_backward(grad, marginals, tight, both_states);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    // Linear in the gradient and symmetric; constant in the marginals between its corners.
+    const auto saved = ctx->get_saved_variables();
+    return {call_marginals_backward(grads[0], saved[0], saved[1],
+                                    ctx->saved_data["both_states"].toBool()),
+            {},
+            {},
+            {}};
+  }
+};
+
+struct MarginalsFunction : torch::autograd::Function<MarginalsFunction> {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
+                                                const at::Tensor& scores, int64_t least,
+                                                int64_t most, bool both_states) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [marginals, tight] = call_marginals(scores, least, most, both_states);
+    ctx->save_for_backward({marginals, tight});
+    ctx->mark_non_differentiable({tight});
+    ctx->saved_data["both_states"] = both_states;
+    return {marginals, tight};
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    return {call_marginals_backward(grads[0], saved[0].detach(), saved[1],
+                                    ctx->saved_data["both_states"].toBool()),
+            {},
+            {},
+            {}};
+  }
+};
+
+Marginals marginals_autograd(const at::Tensor& scores, int64_t least, int64_t most,
+                             bool both_states) {
+  refuse_forward_mode(kMarginals, scores);
+  if (needs_graph(scores)) {
+    const auto outputs = MarginalsFunction::apply(scores, least, most, both_states);
+    return {outputs[0], outputs[1]};
+  }
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_marginals(scores, least, most, both_states);
+}
+
+at::Tensor marginals_backward_autograd(const at::Tensor& grad, const at::Tensor& marginals,
+                                       const at::Tensor& tight, bool both_states) {
+  if (needs_graph(grad)) return MarginalsBackward::apply(grad, marginals, tight, both_states);
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_marginals_backward(grad, marginals, tight, both_states);
+}
+
+// --- configurations ------------------------------------------------------------------------------
+
+constexpr const char* kConfigurations = "sparsemap_configurations";
+using Configurations = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                                  at::Tensor, at::Tensor>;
+
+Configurations call_configurations(const at::Tensor& marginals, const at::Tensor& tight,
+                                   bool on_line) {
+  static const auto op = find_op<Configurations(const at::Tensor&, const at::Tensor&, bool)>(
+      "sparsum::sparsemap_configurations");
+  return op.call(marginals, tight, on_line);
+}
+
+Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor& tight,
+                                  bool on_line) {
+  check_floating(kConfigurations, "marginals", marginals);
+  TORCH_CHECK(marginals.dim() == 2 && marginals.size(1) >= 1, kConfigurations,
+              ": expected marginals to be [B, D] with D >= 1, got ", marginals.sizes());
+  TORCH_CHECK(tight.dim() == 1 && tight.size(0) == marginals.size(0) &&
+                  tight.scalar_type() == at::kBool,
+              kConfigurations, ": expected tight to be bool, one for each of ", marginals.size(0),
+              " rows, got ", tight.scalar_type(), " ", tight.sizes());
+  const at::Tensor input = marginals.to(compute_type(marginals.scalar_type())).contiguous();
+  const int64_t rows = input.size(0), bits = input.size(1);
+  const auto longs = marginals.options().dtype(at::kLong);
+  const at::Tensor base = at::empty({rows, bits}, marginals.options().dtype(at::kByte));
+  auto* base_data = base.mutable_data_ptr<uint8_t>();
+  const bool* tight_data = tight.const_data_ptr<bool>();
+  Shares<kernels::BitConfigurations> shares(rows, row_grain(20 * bits));
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), kConfigurations, [&] {
+    const auto* mu = input.const_data_ptr<scalar_t>();
+    shares.run([&](int64_t begin, int64_t end, kernels::BitConfigurations& out) {
+      kernels::sparsemap_configurations(mu + begin * bits, tight_data + begin, end - begin, bits,
+                                        on_line, base_data + begin * bits, out);
+      // Cuts were counted from the share's own first row.
+      for (auto* cuts : {&out.upper, &out.lower}) {
+        for (int64_t& cut : *cuts) cut += cut < 0 ? 0 : begin * bits;
+      }
+      return int64_t{-1};
+    });
+  });
+  const auto& parts = shares.parts();
+  using Share = kernels::BitConfigurations;
+  const auto integers = [&](std::vector<int64_t> Share::*member) {
+    return join(parts, [member](const Share& s) -> const auto& { return s.*member; }, longs);
+  };
+  const auto [flip_splits, flips] =
+      join_flips(parts, [](const Share& s) -> const auto& { return s.flips; }, longs);
+  const at::Tensor weights = join(
+      parts, [](const Share& s) -> const auto& { return s.weights; }, longs.dtype(at::kDouble));
+  return {splits_of(integers(&Share::counts)),
+          base,
+          flip_splits,
+          flips,
+          weights.to(marginals.scalar_type()),
+          integers(&Share::upper),
+          integers(&Share::lower)};
+}
+
+Configurations configurations_host(const at::Tensor& marginals, const at::Tensor& tight,
+                                   bool on_line) {
+  const auto r = configurations_cpu(marginals.cpu(), tight.cpu(), on_line);
+  const auto device = marginals.device();
+  return {std::get<0>(r).to(device), std::get<1>(r).to(device), std::get<2>(r).to(device),
+          std::get<3>(r).to(device), std::get<4>(r).to(device), std::get<5>(r).to(device),
+          std::get<6>(r).to(device)};
+}
+
+struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction> {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
+                                                const at::Tensor& marginals,
+                                                const at::Tensor& tight, bool on_line) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto [row_splits, base, flip_splits, flips, probs, upper, lower] =
+        call_configurations(marginals, tight, on_line);
+    ctx->save_for_backward({marginals, upper, lower});
+    ctx->mark_non_differentiable({row_splits, base, flip_splits, flips, upper, lower});
+    ctx->saved_data["on_line"] = on_line;
+    return {row_splits, base, flip_splits, flips, probs, upper, lower};
+  }
+  /// In operations of ATen on the gradient alone, in which it is linear: so it has derivatives too.
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor marginals = saved[0].detach();
+    const at::Tensor& g = grads[4];
+    // One place in front takes what belongs to the cuts at 0 and 1.
+    const at::Tensor by_cut = at::zeros({marginals.numel() + 1}, g.options())
+                                  .index_add(0, saved[1] + 1, g)
+                                  .index_add(0, saved[2] + 1, g, -1)
+                                  .slice(0, 1)
+                                  .view(marginals.sizes());
+    if (!ctx->saved_data["on_line"].toBool()) return {by_cut, {}, {}};
+    // A cut is at the sum of the fractional marginals up to its own.
+    const at::Tensor inside = (marginals > 0).logical_and_(marginals < 1);
+    return {by_cut.flip(1).cumsum(1).flip(1).masked_fill(inside.logical_not(), 0), {}, {}};
+  }
+};
+
+Configurations configurations_autograd(const at::Tensor& marginals, const at::Tensor& tight,
+                                       bool on_line) {
+  refuse_forward_mode(kConfigurations, marginals);
+  if (needs_graph(marginals)) {
+    const auto o = ConfigurationsFunction::apply(marginals, tight, on_line);
+    return {o[0], o[1], o[2], o[3], o[4], o[5], o[6]};
+  }
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_configurations(marginals, tight, on_line);
+}
+
+TORCH_LIBRARY_IMPL(sparsum, CPU, m) {
+  m.impl("sparsemap_marginals", &marginals_cpu);
+  m.impl("sparsemap_marginals_backward", &marginals_backward_cpu);
+  m.impl("sparsemap_configurations", &configurations_cpu);
+}
+TORCH_LIBRARY_IMPL(sparsum, CompositeExplicitAutograd, m) {
+  m.impl("sparsemap_marginals", &marginals_host);
+  m.impl("sparsemap_marginals_backward", &marginals_backward_generic);
+  m.impl("sparsemap_configurations", &configurations_host);
+}
+TORCH_LIBRARY_IMPL(sparsum, Meta, m) {
+  m.impl("sparsemap_marginals", &marginals_meta);
+  m.impl("sparsemap_marginals_backward", &marginals_backward_meta);
+}
+TORCH_LIBRARY_IMPL(sparsum, Autograd, m) {
+  m.impl("sparsemap_marginals", &marginals_autograd);
+  m.impl("sparsemap_marginals_backward", &marginals_backward_autograd);
+  m.impl("sparsemap_configurations", &configurations_autograd);
+}
+
+}  // namespace
+}  // namespace sparsum::ops

@@ -1,0 +1,279 @@
+#include "structures/flips.h"
+#include "structures/regular.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <sparsum/bits.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace sparsum {
+namespace {
+
+/// C(n, k), if it fits.
+std::optional<int64_t> binomial(int64_t n, int64_t k) {
+  k = std::min(k, n - k);
+  unsigned __int128 value = 1;
+  for (int64_t i = 1; i <= k; ++i) {
+    value = value * static_cast<unsigned __int128>(n - k + i) / static_cast<unsigned __int128>(i);
+    if (value > static_cast<unsigned __int128>(std::numeric_limits<int64_t>::max())) return {};
+  }
+  return static_cast<int64_t>(value);
+}
+
+double log_binomial(int64_t n, int64_t k) {
+  return std::lgamma(static_cast<double>(n + 1)) - std::lgamma(static_cast<double>(k + 1)) -
+         std::lgamma(static_cast<double>(n - k + 1));
+}
+
+/// The distribution of the number of bits on, for bits that are on independently with probability
+/// p_i = σ(t_i − c): what the partition function and the marginals of a bounded number of bits are
+/// sums of. The shift c moves the expected number to the bounds, so that nothing underflows; no
+/// result depends on it.
+class Counts {
+ public:
+  Counts(const at::Tensor& scores, int64_t least, int64_t most)
+      : scores_(scores.to(at::kDouble)), least_(least), most_(most) {
+    shift_ = find_shift(scores_.detach(), least, most);
+    const at::Tensor shifted = scores_ - shift_.unsqueeze(1);
+    p_ = shifted.sigmoid();
+    log_free_ = at::softplus(shifted, 1, 40).sum(1);
+    // Weight of ending with j bits on: e^{c·j} for allowed j, scaled by the largest of them.
+    const at::Tensor sizes = at::arange(most + 2, p_.options());
+    const at::Tensor anchor =
+        at::where(shift_ > 0, static_cast<double>(most), static_cast<double>(least));
+    at::Tensor weights = (shift_.unsqueeze(1) * (sizes - anchor.unsqueeze(1))).exp();
+    weights = weights.masked_fill((sizes < least).logical_or(sizes > most).unsqueeze(0), 0);
+    log_anchor_ = shift_ * anchor;
+    // completions_[i][:, j]: what bits i … D − 1 add to j bits that are on already.
+    completions_.resize(static_cast<size_t>(bits()) + 1);
+    completions_.back() = weights;
+    for (int64_t i = bits() - 1; i >= 0; --i) {
+      const at::Tensor& after = completions_[static_cast<size_t>(i) + 1];
+      const at::Tensor one_more = at::constant_pad_nd(after.slice(1, 1), {0, 1});
+      completions_[static_cast<size_t>(i)] = after + p(i) * (one_more - after);
+    }
+  }
+
+  int64_t bits() const { return scores_.size(1); }
+  at::Tensor log_partition() const {
+    return completions_.front().select(1, 0).log() + log_free_ + log_anchor_;
+  }
+  at::Tensor marginals() const {
+    const at::Tensor total = completions_.front().select(1, 0);
+    at::Tensor before = at::zeros_like(completions_.front());  // j of the bits before i are on
+    before.select(1, 0).fill_(1);
+    std::vector<at::Tensor> columns;
+    for (int64_t i = 0; i < bits(); ++i) {
+      const at::Tensor& after = completions_[static_cast<size_t>(i) + 1];
+      const at::Tensor joint = (before.slice(1, 0, -1) * after.slice(1, 1)).sum(1);
+      columns.push_back(p(i).squeeze(1) * joint / total);
+      const at::Tensor one_fewer = at::constant_pad_nd(before.slice(1, 0, -1), {1, 0});
+      before = before + p(i) * (one_fewer - before);
+    }
+    return at::stack(columns, 1);
+  }
+  /// [B·samples, D] bytes.
+  at::Tensor sample(int64_t samples, at::Generator generator) const {
+    const int64_t batch = scores_.size(0);
+    at::Tensor on = at::zeros({batch, samples}, scores_.options().dtype(at::kLong));
+    std::vector<at::Tensor> columns;
+    for (int64_t i = 0; i < bits(); ++i) {
+      const at::Tensor& here = completions_[static_cast<size_t>(i)];
+      const at::Tensor& after = completions_[static_cast<size_t>(i) + 1];
+      const at::Tensor probability = p(i) * after.gather(1, on + 1) / here.gather(1, on);
+      const at::Tensor bit = at::rand(on.sizes(), generator, p_.options()) < probability;
+      on = on + bit;
+      columns.push_back(bit);
+    }
+    return at::stack(columns, 2).view({batch * samples, bits()}).to(at::kByte);
+  }
+
+ private:
+  at::Tensor p(int64_t i) const { return p_.slice(1, i, i + 1); }
+
+  /// c with Σ σ(t − c) near the nearest allowed number of bits: bisection, coarse on purpose.
+  static at::Tensor find_shift(const at::Tensor& t, int64_t least, int64_t most) {
+    const at::Tensor expected = t.sigmoid().sum(1);
+    const double bits = static_cast<double>(t.size(1));
+    const at::Tensor target = expected.clamp(static_cast<double>(least), static_cast<double>(most))
+                                  .clamp(0.5, std::max(0.5, bits - 0.5));
+    const at::Tensor finite = t.masked_fill(t == -INFINITY, 0);
+    at::Tensor low = finite.amin(1) - 50, high = finite.amax(1) + 50;
+    for (int step = 0; step < 40; ++step) {
+      const at::Tensor middle = (low + high) / 2;
+      const at::Tensor above = (t - middle.unsqueeze(1)).sigmoid().sum(1) > target;
+      low = at::where(above, middle, low);
+      high = at::where(above, high, middle);
+    }
+    const at::Tensor inside = (expected >= static_cast<double>(least))
+                                  .logical_and(expected <= static_cast<double>(most));
+    return at::where(inside, at::zeros_like(low), (low + high) / 2);
+  }
+
+  at::Tensor scores_, shift_, p_, log_free_, log_anchor_;
+  int64_t least_, most_;
+  std::vector<at::Tensor> completions_;
+};
+
+}  // namespace
+
+at::Tensor flip_scores(const at::Tensor& scores, const Assignments& z) {
+  const at::Tensor pairs =
+      at::repeat_interleave(z.flip_splits.slice(0, 1) - z.flip_splits.slice(0, 0, -1));
+  const at::Tensor place = at::add(z.flips, z.rows.index_select(0, pairs), z.parts);
+  const at::Tensor was_on = z.base.reshape(-1).index_select(0, place).to(scores.scalar_type());
+  const at::Tensor change = scores.reshape(-1).index_select(0, place) * (1 - 2 * was_on);
+  return at::zeros({z.count()}, scores.options()).index_add(0, pairs, change);
+}
+
+Bits::Bits(const char* name, int64_t bits, int64_t least, int64_t most)
+    : bits_(bits), least_(least), most_(most) {
+  TORCH_CHECK(bits >= 1, name, ": expected at least 1 bit, got ", bits);
+  TORCH_CHECK(0 <= most && most <= bits, name, ": expected 0 <= B <= D = ", bits,
+              " bits on, got B = ", most);
+}
+
+double Bits::log_size() const {
+  if (free()) return static_cast<double>(bits_) * std::log(2.0);
+  double most = -INFINITY, sum = 0;
+  for (int64_t j = least_; j <= most_; ++j) most = std::max(most, log_binomial(bits_, j));
+  for (int64_t j = least_; j <= most_; ++j) sum += std::exp(log_binomial(bits_, j) - most);
+  return most + std::log(sum);
+}
+
+std::optional<int64_t> Bits::size() const {
+  int64_t total = 0;
+  for (int64_t j = least_; j <= most_; ++j) {
+    const auto count = binomial(bits_, j);
+    if (!count || *count > std::numeric_limits<int64_t>::max() - total) return {};
+    total += *count;
+  }
+  return total;
+}
+
+Assignments Bits::enumerate(int64_t batch, const at::Device& device, int64_t limit) const {
+  const auto count = size();
+  TORCH_CHECK(count && *count <= limit, name(), ": enumerate: ",
+              count ? std::to_string(*count) : "2^" + std::to_string(log_size() / std::log(2.0)),
+              " outcomes are more than the limit of ", limit);
+  TORCH_CHECK(bits_ < 63, name(), ": enumerate: expected fewer than 63 bits, got ", bits_);
+  const at::Tensor table = at::empty({*count, bits_}, at::kByte);
+  auto* out = table.mutable_data_ptr<uint8_t>();
+  // The numbers with j bits set, in ascending order, are few; all numbers need not be.
+  std::vector<uint64_t> codes;
+  for (int64_t j = least_; j <= most_; ++j) {
+    uint64_t code = j == 0 ? 0 : (uint64_t{1} << j) - 1;
+    while (code >> bits_ == 0) {
+      codes.push_back(code);
+      if (code == 0) break;
+      // The next larger number with as many bits set (Gosper).
+      const uint64_t lowest = code & -code, ripple = code + lowest;
+      code = (((ripple ^ code) >> 2) / lowest) | ripple;
+    }
+  }
+  std::sort(codes.begin(), codes.end());
+  for (const uint64_t code : codes) {
+    for (int64_t i = 0; i < bits_; ++i) *out++ = (code >> i) & 1;
+  }
+  Assignments z = regular_assignments(batch, *count, bits_, device);
+  z.indicators = table.to(device).repeat({batch, 1});
+  return z;
+}
+
+Assignments Bits::list(const at::Tensor& scores, int64_t k, bool until_exact) const {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("sparsum::k_best_bits", "")
+          .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
+              const at::Tensor&, int64_t, int64_t, int64_t, bool)>();
+  const at::NoGradGuard no_grad;
+  Assignments z;
+  std::tie(z.row_splits, z.base, z.flip_splits, z.flips) =
+      op.call(scores.detach(), least_, most_, k, until_exact);
+  z.parts = bits_;
+  z.rows = at::repeat_interleave(z.evaluations());
+  return z;
+}
+
+Assignments Bits::map(const at::Tensor& scores) const {
+  check_scores("map", scores);
+  const Assignments best = list(scores, 1, false);
+  Assignments z = regular_assignments(scores.size(0), 1, bits_, scores.device());
+  z.indicators = best.base;
+  return z;
+}
+
+Assignments Bits::k_best(const at::Tensor& scores, int64_t k) const {
+  check_scores("k_best", scores);
+  TORCH_CHECK(k >= 1, name(), ": k_best: expected k >= 1, got ", k);
+  return list(scores, k, false);
+}
+
+Assignments Bits::best_until_exact(const at::Tensor& scores, int64_t k) const {
+  check_scores("best_until_exact", scores);
+  TORCH_CHECK(k >= 1, name(), ": best_until_exact: expected k >= 1, got ", k);
+  return list(scores, k, true);
+}
+
+Assignments Bits::sample(const at::Tensor& scores, int64_t samples, at::Generator generator) const {
+  check_scores("sample", scores);
+  TORCH_CHECK(samples >= 1, name(), ": sample: expected at least 1 sample, got ", samples);
+  const at::NoGradGuard no_grad;
+  Assignments z = regular_assignments(scores.size(0), samples, bits_, scores.device());
+  if (free()) {
+    const at::Tensor p = scores.sigmoid().unsqueeze(1);
+    const at::Tensor noise =
+        at::rand({scores.size(0), samples, bits_}, generator, scores.options());
+    z.indicators = (noise < p).view({scores.size(0) * samples, bits_}).to(at::kByte);
+  } else {
+    z.indicators = Counts(scores, least_, most_).sample(samples, std::move(generator));
+  }
+  return z;
+}
+
+at::Tensor Bits::score(const at::Tensor& scores, const Assignments& z) const {
+  if (!z.base.defined() || z.chained) return Structure::score(scores, z);
+  check_scores("score", scores);
+  Assignments best = regular_assignments(scores.size(0), 1, bits_, scores.device());
+  best.indicators = z.base;
+  return z.gather(Structure::score(scores, best)) + flip_scores(scores, z);
+}
+
+at::Tensor Bits::log_partition(const at::Tensor& scores) const {
+  check_scores("log_partition", scores);
+  if (free()) return at::softplus(scores, 1, 40).sum(1);
+  return Counts(scores, least_, most_).log_partition().to(scores.scalar_type());
+}
+
+at::Tensor Bits::marginals(const at::Tensor& scores) const {
+  check_scores("marginals", scores);
+  if (free()) return scores.sigmoid();
+  return Counts(scores, least_, most_).marginals().to(scores.scalar_type());
+}
+
+at::Tensor Bits::entropy(const at::Tensor& scores) const {
+  check_scores("entropy", scores);
+  if (!free()) return Structure::entropy(scores);
+  // Σ log(1 + e^t) − σ(t)·t; both forbidden and certain bits contribute 0.
+  const at::Tensor finite = scores.masked_fill(scores == -INFINITY, 0);
+  return (at::softplus(scores, 1, 40) - scores.sigmoid() * finite).sum(1);
+}
+
+BitVector::BitVector(int64_t bits) : Bits("BitVector", bits, 0, bits) {}
+std::string BitVector::name() const { return "bit-vector(" + std::to_string(parts()) + ")"; }
+
+Budget::Budget(int64_t bits, int64_t budget) : Bits("Budget", bits, 0, budget) {}
+std::string Budget::name() const {
+  return "budget(" + std::to_string(parts()) + ", " + std::to_string(most()) + ")";
+}
+
+Subset::Subset(int64_t bits, int64_t size) : Bits("Subset", bits, size, size) {}
+std::string Subset::name() const {
+  return "subset(" + std::to_string(parts()) + ", " + std::to_string(most()) + ")";
+}
+
+}  // namespace sparsum

@@ -1,0 +1,323 @@
+// Bit vectors, budgets and subsets against full enumeration.
+
+#include "tests/structures/errors.h"
+
+#include <gtest/gtest.h>
+#include <sparsum/bits.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace sparsum {
+namespace {
+
+using sparsum_test::error_of;
+
+at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
+
+at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
+  return at::randn(shape, seeded(seed), at::TensorOptions(at::kDouble));
+}
+
+std::vector<std::unique_ptr<Bits>> structures(int64_t bits) {
+  std::vector<std::unique_ptr<Bits>> all;
+  all.push_back(std::make_unique<BitVector>(bits));
+  for (int64_t budget = 0; budget <= bits; budget += std::max<int64_t>(1, bits / 3)) {
+    all.push_back(std::make_unique<Budget>(bits, budget));
+    all.push_back(std::make_unique<Subset>(bits, budget));
+  }
+  all.push_back(std::make_unique<Budget>(bits, bits));
+  return all;
+}
+
+using Configuration = std::vector<int>;
+
+/// Every configuration, by counting in binary.
+std::vector<Configuration> enumerate(const Bits& structure) {
+  std::vector<Configuration> all;
+  for (int64_t code = 0; code < int64_t{1} << structure.parts(); ++code) {
+    Configuration z(static_cast<size_t>(structure.parts()));
+    int64_t on = 0;
+    for (size_t i = 0; i < z.size(); ++i) on += z[i] = (code >> i) & 1;
+    if (on >= structure.least() && on <= structure.most()) all.push_back(z);
+  }
+  return all;
+}
+
+std::vector<double> row_of(const at::Tensor& scores, int64_t b) {
+  const at::Tensor row = scores[b].to(at::kDouble).contiguous();
+  return {row.const_data_ptr<double>(), row.const_data_ptr<double>() + row.size(0)};
+}
+
+double score(const Configuration& z, const std::vector<double>& t) {
+  double sum = 0;
+  for (size_t i = 0; i < z.size(); ++i) {
+    if (z[i]) sum += t[i];
+  }
+  return sum;
+}
+
+/// The documented order: best score first, then the rule on ties.
+std::vector<Configuration> sorted(const Bits& structure, const std::vector<double>& t) {
+  std::vector<Configuration> all = enumerate(structure);
+  std::erase_if(all, [&](const Configuration& z) { return score(z, t) == -INFINITY; });
+  std::vector<size_t> ranked(t.size());
+  for (size_t i = 0; i < t.size(); ++i) ranked[i] = i;
+  std::stable_sort(ranked.begin(), ranked.end(), [&](size_t a, size_t b) { return t[a] > t[b]; });
+  std::vector<int> rank(t.size());
+  for (size_t r = 0; r < t.size(); ++r) rank[ranked[r]] = static_cast<int>(r);
+  const auto tie_key = [&](const Configuration& z) {
+    std::vector<int> key;
+    if (structure.free()) {
+      for (size_t i = 0; i < z.size(); ++i) {
+        if (z[i] != (t[i] > 0)) key.push_back(static_cast<int>(i));
+      }
+      return key;
+    }
+    for (size_t i = 0; i < z.size(); ++i) {
+      if (z[i]) key.push_back(rank[i]);
+    }
+    std::sort(key.begin(), key.end());
+    key.insert(key.begin(), static_cast<int>(key.size()));
+    return key;
+  };
+  std::sort(all.begin(), all.end(), [&](const Configuration& a, const Configuration& b) {
+    const double x = score(a, t), y = score(b, t);
+    return x != y ? x > y : tie_key(a) < tie_key(b);
+  });
+  return all;
+}
+
+std::vector<Configuration> configurations(const Assignments& z, int64_t example) {
+  const at::Tensor values = z.values(at::kInt).contiguous();
+  std::vector<Configuration> result;
+  for (int64_t i = 0; i < z.count(); ++i) {
+    if (z.rows[i].item<int64_t>() != example) continue;
+    const int* row = values.const_data_ptr<int>() + i * z.parts;
+    result.emplace_back(row, row + z.parts);
+  }
+  return result;
+}
+
+/// Scores with and without ties, zeros and forbidden bits. Multiples of 1/4: sums are exact.
+at::Tensor rounded_scores(int64_t batch, int64_t bits, uint64_t seed) {
+  at::Tensor scores = (normal({batch, bits}, seed) * 4).round() / 4;
+  scores[0] = scores[0].round();
+  scores[1].zero_();
+  scores[2].fill_(0.5);
+  scores[3] = normal({bits}, seed + 1);
+  return scores;
+}
+
+TEST(Bits, Describes) {
+  EXPECT_EQ(BitVector(32).name(), "bit-vector(32)");
+  EXPECT_EQ(Budget(32, 16).name(), "budget(32, 16)");
+  EXPECT_EQ(Subset(32, 16).name(), "subset(32, 16)");
+  EXPECT_EQ(BitVector(4).size(), 16);
+  EXPECT_EQ(Budget(4, 2).size(), 11);
+  EXPECT_EQ(Subset(4, 2).size(), 6);
+  EXPECT_EQ(BitVector(62).size(), int64_t{1} << 62);
+  EXPECT_EQ(BitVector(63).size(), std::nullopt);
+  EXPECT_NEAR(Budget(10, 3).log_size(), std::log(1 + 10 + 45 + 120), 1e-12);
+  EXPECT_NEAR(BitVector(128).log_size(), 128 * std::log(2.0), 1e-12);
+  for (int64_t bits : {1, 2, 5, 9}) {
+    for (const auto& structure : structures(bits)) {
+      EXPECT_EQ(structure->size(), enumerate(*structure).size()) << structure->name();
+    }
+  }
+}
+
+TEST(Bits, EnumeratesInOrder) {
+  for (int64_t bits : {1, 3, 7}) {
+    for (const auto& structure : structures(bits)) {
+      const Assignments z = structure->enumerate(2, at::kCPU);
+      EXPECT_EQ(configurations(z, 0), enumerate(*structure)) << structure->name();
+      EXPECT_EQ(configurations(z, 1), enumerate(*structure)) << structure->name();
+    }
+  }
+  EXPECT_EQ(error_of([] { BitVector(20).enumerate(1, at::kCPU); }),
+            "bit-vector(20): enumerate: 1048576 outcomes are more than the limit of 65536");
+}
+
+TEST(Bits, KBestIsTheHeadOfTheSortedSet) {
+  uint64_t seed = 1;
+  for (int64_t bits : {1, 2, 3, 5, 8, 12}) {
+    for (const auto& structure : structures(bits)) {
+      at::Tensor scores = rounded_scores(6, bits, seed++);
+      if (structure->least() < bits) scores[4][bits - 1] = -INFINITY;
+      for (int64_t k : {1, 2, 3, 10, 57, 5000}) {
+        const Assignments z = structure->k_best(scores, k);
+        for (int64_t b = 0; b < scores.size(0); ++b) {
+          auto expected = sorted(*structure, row_of(scores, b));
+          expected.resize(std::min(expected.size(), static_cast<size_t>(k)));
+          ASSERT_EQ(configurations(z, b), expected)
+              << structure->name() << ", k = " << k << ", " << scores[b];
+        }
+      }
+      const Assignments best = structure->map(scores);
+      for (int64_t b = 0; b < scores.size(0); ++b) {
+        EXPECT_EQ(configurations(best, b)[0], sorted(*structure, row_of(scores, b))[0]);
+      }
+    }
+  }
+}
+
+TEST(Bits, KBestOfManyBitsIsAPrefixOfMore) {
+  const int64_t bits = 10000;
+  for (const auto& structure :
+       {std::unique_ptr<Bits>(new BitVector(bits)), std::unique_ptr<Bits>(new Budget(bits, 700)),
+        std::unique_ptr<Bits>(new Subset(bits, 7000))}) {
+    const at::Tensor scores = normal({2, bits}, 7).to(at::kFloat);
+    const Assignments many = structure->k_best(scores, 300);
+    ASSERT_EQ(many.count(), 600);
+    const at::Tensor on = many.values(at::kDouble);
+    const at::Tensor by_score = (on * many.gather(scores.to(at::kDouble))).sum(1).view({2, 300});
+    EXPECT_TRUE((by_score.slice(1, 1) <= by_score.slice(1, 0, -1) + 1e-9).all().item<bool>());
+    const at::Tensor sizes = on.sum(1);
+    EXPECT_GE(sizes.min().item<double>(), structure->least());
+    EXPECT_LE(sizes.max().item<double>(), structure->most());
+    // All different: no two of one example agree everywhere.
+    for (int64_t b = 0; b < 2; ++b) {
+      const at::Tensor own = on.slice(0, b * 300, (b + 1) * 300);
+      const at::Tensor differences = at::cdist(own, own, 1) + 2 * at::eye(300, at::kDouble);
+      EXPECT_GE(differences.min().item<double>(), 1);
+    }
+    for (int64_t k : {1, 2, 50, 299}) {
+      const Assignments few = structure->k_best(scores, k);
+      for (int64_t b = 0; b < 2; ++b) {
+        EXPECT_TRUE(few.values(at::kByte).slice(0, b * k, (b + 1) * k)
+                        .equal(many.values(at::kByte).slice(0, b * 300, b * 300 + k)));
+      }
+    }
+  }
+}
+
+TEST(Bits, FlipListsAreShort) {
+  const Assignments z = BitVector(1000).k_best(normal({3, 1000}, 8), 1000);
+  const at::Tensor lengths = z.flip_splits.slice(0, 1) - z.flip_splits.slice(0, 0, -1);
+  EXPECT_LE(lengths.max().item<int64_t>(), 10);  // log2(1000) + 1, rounded down
+}
+
+TEST(Bits, ScoresOfFlipsAreThoseOfTheirValues) {
+  for (const auto& structure : structures(6)) {
+    at::Tensor scores = normal({4, 6}, 9);
+    scores[1][2] = structure->least() < 6 ? -INFINITY : 1;
+    const Assignments z = structure->k_best(scores, 9);
+    Assignments dense = z;
+    dense.base.reset();
+    dense.indicators = z.values(at::kDouble);
+    EXPECT_TRUE(structure->score(scores, z).allclose(structure->score(scores, dense)));
+  }
+}
+
+TEST(Bits, OraclesAreThoseOfTheEnumeratedSet) {
+  uint64_t seed = 20;
+  for (int64_t bits : {1, 2, 4, 7}) {
+    for (const auto& structure : structures(bits)) {
+      at::Tensor scores = normal({5, bits}, seed++) * 3;
+      scores[1] = scores[1] * 20;  // where sums of exponentials would overflow or vanish
+      scores[2].fill_(50);
+      scores[3].fill_(-50);
+      scores.set_requires_grad(true);
+      const Assignments z = structure->enumerate(5, at::kCPU);
+      const at::Tensor all = structure->score(scores, z).view({5, -1});
+      const at::Tensor probs = all.softmax(1);
+      const at::Tensor log_z = all.logsumexp(1);
+      const at::Tensor marginals =
+          at::einsum("bz,bzi->bi", {probs, z.values(at::kDouble).view({5, -1, bits})});
+      const at::Tensor entropy = -(probs * all.log_softmax(1)).sum(1);
+      const auto same = [&](const at::Tensor& got, const at::Tensor& expected, const char* what) {
+        EXPECT_TRUE(got.allclose(expected, 1e-9, 1e-9))
+            << structure->name() << " " << what << "\n" << got << expected;
+        const at::Tensor g = normal(got.sizes(), 3);
+        const auto of = [&](const at::Tensor& t) {
+          return torch::autograd::grad({t}, {scores}, {g}, true, false, true)[0];
+        };
+        const at::Tensor a = of(got), b = of(expected);
+        if (a.defined() && b.defined()) {
+          EXPECT_TRUE(a.allclose(b, 1e-7, 1e-7)) << structure->name() << " d " << what << a << b;
+        } else if (b.defined()) {
+          EXPECT_LT(b.abs().max().item<double>(), 1e-9) << structure->name();
+        }
+      };
+      same(structure->log_partition(scores), log_z, "log Z");
+      same(structure->marginals(scores), marginals, "marginals");
+      same(structure->entropy(scores), entropy, "entropy");
+    }
+  }
+}
+
+TEST(Bits, SamplesFollowTheDistribution) {
+  for (const auto& structure : structures(3)) {
+    const at::Tensor scores = normal({2, 3}, 31);
+    const int64_t draws = 20000;
+    const Assignments z = structure->sample(scores, draws, seeded(4));
+    const at::Tensor on = z.values(at::kDouble).sum(1);
+    EXPECT_GE(on.min().item<double>(), structure->least());
+    EXPECT_LE(on.max().item<double>(), structure->most());
+    const at::Tensor weights = at::tensor({1., 2., 4.});
+    const at::Tensor codes = z.values(at::kDouble).matmul(weights).to(at::kLong).view({2, draws});
+    const Assignments all = structure->enumerate(2, at::kCPU);
+    const at::Tensor probs = structure->score(scores, all).view({2, -1}).softmax(1);
+    const at::Tensor all_codes =
+        all.values(at::kDouble).matmul(weights).to(at::kLong).view({2, -1});
+    for (int64_t b = 0; b < 2; ++b) {
+      for (int64_t j = 0; j < probs.size(1); ++j) {
+        const double p = probs[b][j].item<double>();
+        const double share =
+            (codes[b] == all_codes[b][j]).to(at::kDouble).mean().item<double>();
+        // Five standard errors: one false alarm in some two million.
+        EXPECT_NEAR(share, p, 5 * std::sqrt(p * (1 - p) / draws) + 1e-12) << structure->name();
+      }
+    }
+    EXPECT_TRUE(z.values().equal(structure->sample(scores, draws, seeded(4)).values()));
+  }
+}
+
+TEST(Bits, RefusesWhatIsNone) {
+  EXPECT_EQ(error_of([] { BitVector(0); }), "BitVector: expected at least 1 bit, got 0");
+  EXPECT_EQ(error_of([] { Budget(4, 5); }), "Budget: expected 0 <= B <= D = 4 bits on, got B = 5");
+  EXPECT_EQ(error_of([] { Subset(4, -1); }),
+            "Subset: expected 0 <= B <= D = 4 bits on, got B = -1");
+  EXPECT_EQ(error_of([] { BitVector(4).k_best(at::zeros({2, 4}), 0); }),
+            "bit-vector(4): k_best: expected k >= 1, got 0");
+  EXPECT_EQ(error_of([] { BitVector(4).k_best(at::zeros({2, 5}), 1); }),
+            "k_best: expected scores to be [B, V] with V = 4 for bit-vector(4), got [2, 5]");
+  at::Tensor scores = at::zeros({2, 4});
+  scores[1][2] = NAN;
+  EXPECT_EQ(error_of([&] { BitVector(4).map(scores); }),
+            "k_best_bits: expected scores to be finite or -inf, got nan in row 1, column 2");
+  scores[1].fill_(-INFINITY);
+  scores[1][3] = 0;
+  EXPECT_EQ(error_of([&] { Subset(4, 2).map(scores); }),
+            "k_best_bits: expected at least 2 finite scores in every row, one for each bit that "
+            "must be on, got 1 in row 1");
+}
+
+TEST(Flips, SlicesAndSelectionsAreThoseOfTheValues) {
+  Assignments z = BitVector(5).k_best(normal({3, 5}, 40), 4);
+  Assignments chained = z;
+  chained.chained = true;  // other configurations, by the same lists
+  for (const Assignments& each : {z, chained}) {
+    const at::Tensor values = each.values();
+    for (int64_t begin = 0; begin <= 12; ++begin) {
+      for (int64_t end = begin; end <= 12; ++end) {
+        const Assignments part = each.slice(begin, end);
+        EXPECT_TRUE(part.values().equal(values.slice(0, begin, end))) << begin << " " << end;
+      }
+    }
+    const at::Tensor pairs = at::tensor({1, 1, 5, 11}, at::kLong);
+    const at::Tensor splits = at::tensor({0, 2, 3, 4}, at::kLong);
+    const Assignments chosen = each.select(pairs, z.rows.index_select(0, pairs), splits);
+    EXPECT_TRUE(chosen.values().equal(values.index_select(0, pairs)));
+    const at::Tensor table = normal({5, 2}, 41);
+    EXPECT_TRUE(each.embed(table).allclose(values.to(at::kDouble).matmul(table)));
+  }
+}
+
+}  // namespace
+}  // namespace sparsum
