@@ -29,7 +29,8 @@ std::string duration(double seconds) {
 }
 
 std::string numbers_text(const lab::EpochNumbers& numbers) {
-  std::string text = format("loss %.2f  acc %.2f %%", numbers.objective, 100 * numbers.accuracy);
+  std::string text = format("loss %.2f", numbers.objective);
+  if (numbers.accuracy) text += format("  acc %.2f %%", 100 * *numbers.accuracy);
   if (numbers.evaluations > 0) text += format("  calls %.2f", numbers.evaluations);
   return text;
 }
@@ -71,8 +72,10 @@ class Bar final : public Quiet {
 
   void on_epoch(const lab::Progress&, const lab::Json& metrics, const lab::Json&) override {
     const auto& validation = metrics["validation"];
-    validation_ =
-        format("  | validation %.2f %%", 100 * validation.value("accuracy", std::nan("")));
+    validation_ = "  | validation ";
+    validation_ += validation.contains("accuracy")
+                       ? format("%.2f %%", 100 * validation["accuracy"].get<double>())
+                       : format("ELBO %.1f", validation.at("elbo").get<double>());
   }
 
   void on_message(const std::string& message) override {
@@ -124,8 +127,17 @@ std::unique_ptr<lab::TrainingObserver> make_progress(bool quiet) {
 }
 
 std::string describe(const lab::Json& metrics) {
-  std::string text = format("accuracy %.2f %%", 100 * metrics.at("accuracy").get<double>());
-  text += format("  ELBO %.2f", metrics.at("elbo").get<double>());
+  const auto number = [&](const char* name, const char* pattern, double scale) {
+    return metrics.contains(name) ? format(pattern, scale * metrics[name].get<double>()) : "";
+  };
+  std::string text = number("accuracy", "accuracy %.2f %%  ", 100);
+  text += format("ELBO %.2f", metrics.at("elbo").get<double>());
+  text += number("rate", "  rate %.2f", 1) + number("distortion", "  distortion %.2f nats", 1);
+  if (metrics.contains("nll")) {
+    text += format("  NLL %.4f ± %.4f bits/dim",
+                   metrics["nll"].at("bits_per_dimension").get<double>(),
+                   metrics["nll"].at("standard_error").get<double>());
+  }
   const auto& calls = metrics.at("evaluations");
   text += format("  calls %.2f (median %g, quartiles %g to %g)", calls.at("mean").get<double>(),
                  calls.at("median").get<double>(), calls.at("q25").get<double>(),

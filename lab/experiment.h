@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -38,7 +39,7 @@ struct Phase {
 /// Running numbers of the current epoch, for a progress bar.
 struct EpochNumbers {
   double objective = 0;    ///< mean so far
-  double accuracy = 0;     ///< share so far, in [0, 1]
+  std::optional<double> accuracy;  ///< share so far, in [0, 1], where there is one
   double evaluations = 0;  ///< mean loss evaluations per example so far; 0 where none were counted
 };
 

@@ -80,6 +80,15 @@ at::Tensor AssignmentLinear::add_to_examples(const at::Tensor& per_example,
   return z.gather(per_example) + z.embed(table_);
 }
 
+AssignmentEmbedding::AssignmentEmbedding(int64_t parts, int64_t outputs, at::Generator generator) {
+  table_ = register_parameter("table", initial({parts, outputs}, parts, generator));
+  bias_ = register_parameter("bias", initial({outputs}, parts, generator));
+}
+
+at::Tensor AssignmentEmbedding::forward(const Assignments& z) const {
+  return z.embed(table_) + bias_;
+}
+
 Mlp::Mlp(const std::vector<int64_t>& sizes, at::Generator generator) {
   TORCH_CHECK(sizes.size() >= 2, "Mlp: expected at least 2 widths, got ", sizes.size());
   for (size_t i = 0; i + 1 < sizes.size(); ++i) {

@@ -19,6 +19,9 @@ class Linear : public torch::nn::Module {
   /// max(forward(x), 0).
   at::Tensor forward_relu(const at::Tensor& x) const;
 
+  const at::Tensor& weight() const { return weight_; }
+  const at::Tensor& bias() const { return bias_; }
+
  private:
   at::Tensor weight_, bias_;
 };
@@ -39,6 +42,16 @@ class AssignmentLinear : public torch::nn::Module {
 
  private:
   at::Tensor weight_, bias_, table_;
+};
+
+/// A linear layer whose input is an assignment alone: Σ_v a_z[v]·table[v] + b, [n, outputs].
+class AssignmentEmbedding : public torch::nn::Module {
+ public:
+  AssignmentEmbedding(int64_t parts, int64_t outputs, at::Generator generator);
+  at::Tensor forward(const Assignments& z) const;
+
+ private:
+  at::Tensor table_, bias_;
 };
 
 /// Linear layers with ReLU between them.

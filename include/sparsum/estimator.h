@@ -73,6 +73,13 @@ class SPARSUM_API Estimator : public torch::nn::Module {
 struct EstimatorOptions {
   double alpha = 1.5;                       ///< entmax: α ≥ 1
   int64_t k = 10;                           ///< top-k: support size ≥ 1
+  int64_t max_k = 160;                      ///< top-k-adaptive: the largest support ≥ k
+  std::string encoding = "one-state";       ///< sparsemap: or "both-states" (of bits)
+  std::string algorithm = "active-set";     ///< sparsemap: or "closed-form" (of bits)
+  std::string init = "map";                 ///< sparsemap, active set: or "random"
+  double tolerance = 1e-9;                  ///< sparsemap, active set: largest duality gap > 0
+  int64_t max_iterations = 0;               ///< sparsemap, active set: an example; 0: 1000 + 20·V
+  int64_t budget = -1;                      ///< sparsemap-budget: bits on at most; −1: half
   int64_t samples = 1;                      ///< sampling estimators: draws per example ≥ 1
   std::string baseline = "moving-average";  ///< sfe: "none" or "moving-average"
   double baseline_decay = 0.99;             ///< moving average: weight of the past, in [0, 1)

@@ -1,5 +1,6 @@
 #include "lab/error.h"
 #include "lab/experiment.h"
+#include "lab/experiments/bitvector.h"
 #include "lab/experiments/ssvae.h"
 
 #include <toml++/toml.h>
@@ -10,12 +11,14 @@ const std::vector<std::pair<std::string, std::string>>& experiments() {
   static const std::vector<std::pair<std::string, std::string>> kExperiments = {
       {"ssvae",
        "semi-supervised variational auto-encoder of images, the class its latent variable"},
+      {"bitvector", "variational auto-encoder of images with a vector of bits as latent variable"},
   };
   return kExperiments;
 }
 
 std::unique_ptr<ExperimentConfig> make_config(const std::string& name) {
   if (name == "ssvae") return std::make_unique<SsvaeConfig>();
+  if (name == "bitvector") return std::make_unique<BitvectorConfig>();
   std::string known;
   for (const auto& [experiment, description] : experiments()) {
     known += (known.empty() ? "" : ", ") + experiment;

@@ -3,9 +3,9 @@
 #include "lab/data/binarize.h"
 #include "lab/error.h"
 #include "lab/likelihood.h"
+#include "lab/metrics.h"
 #include "lab/png.h"
 #include "lab/random.h"
-#include "lab/statistics.h"
 
 #include <sparsum/expectation.h>
 #include <torch/torch.h>
@@ -45,24 +45,10 @@ Assignments side_by_side(const Assignments& a, const Assignments& b) {
   return both;
 }
 
-/// All layers read the scores: NaN there is where a diverged model shows first.
-void require_finite(const char* what, const at::Tensor& values) {
-  const at::NoGradGuard no_grad;
-  // x·0 is 0 for finite x and NaN otherwise: one pass, no mask.
-  if (std::isnan(values.mul(0).sum().item<double>())) {
-    throw NonFiniteError(std::string(what) + " are not finite");
-  }
-}
-
-Json to_json(const Quartiles& quartiles) {
-  return {{"mean", quartiles.mean},
-          {"median", quartiles.median},
-          {"q25", quartiles.q25},
-          {"q75", quartiles.q75}};
-}
-
 double published_learning_rate(const std::string& estimator) {
-  if (estimator == "sparsemax" || estimator == "entmax" || estimator == "top-k") return 5e-4;
+  for (const char* sparse : {"sparsemax", "entmax", "top-k", "top-k-adaptive", "sparsemap"}) {
+    if (estimator == sparse) return 5e-4;
+  }
   if (estimator == "sfe") return 1e-4;
   return 1e-3;
 }
@@ -96,7 +82,7 @@ Options SsvaeConfig::options() {
         1, kMany);
   o.add("lr", &learning_rate, "Adam's learning rate in semi-supervised training", "", 0.0, kMax)
       .describe_default(
-          "0: as published for the estimator, 5e-4 for sparsemax, entmax and top-k, 1e-4 for sfe, "
+          "0: as published for the estimator, 5e-4 for the sparse ones, 1e-4 for sfe, "
           "else 1e-3");
   o.add("warmup-lr", &warmup_learning_rate, "Adam's learning rate in the warm start", "", 0.0,
         kMax);
@@ -127,7 +113,9 @@ Options SsvaeConfig::options() {
 }
 
 std::string SsvaeConfig::map() const {
-  if (estimator == "sparsemax" || estimator == "top-k") return "sparsemax";
+  for (const char* same : {"sparsemax", "top-k", "top-k-adaptive", "sparsemap"}) {
+    if (estimator == same) return "sparsemax";
+  }
   if (estimator == "entmax") {
     std::ostringstream name;
     name << "entmax " << estimator_options.alpha;

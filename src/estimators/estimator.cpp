@@ -16,8 +16,14 @@ struct Entry {
 
 /// In the order of docs/estimators.md.
 constexpr Entry kEstimators[] = {
-    {"dense", make_dense}, {"sparsemax", make_sparsemax}, {"entmax", make_entmax},
-    {"top-k", make_top_k}, {"sfe", make_score_function},
+    {"dense", make_dense},
+    {"sparsemax", make_sparsemax},
+    {"entmax", make_entmax},
+    {"top-k", make_top_k},
+    {"top-k-adaptive", make_top_k_adaptive},
+    {"sparsemap", make_sparsemap},
+    {"sparsemap-budget", make_sparsemap_budget},
+    {"sfe", make_score_function},
 };
 
 /// Levenshtein's distance: insertions, deletions and replacements that turn one word into another.

@@ -12,6 +12,9 @@ std::shared_ptr<Estimator> make_dense(const EstimatorOptions& options);
 std::shared_ptr<Estimator> make_sparsemax(const EstimatorOptions& options);
 std::shared_ptr<Estimator> make_entmax(const EstimatorOptions& options);
 std::shared_ptr<Estimator> make_top_k(const EstimatorOptions& options);
+std::shared_ptr<Estimator> make_top_k_adaptive(const EstimatorOptions& options);
+std::shared_ptr<Estimator> make_sparsemap(const EstimatorOptions& options);
+std::shared_ptr<Estimator> make_sparsemap_budget(const EstimatorOptions& options);
 std::shared_ptr<Estimator> make_score_function(const EstimatorOptions& options);
 
 /// The estimate of an estimator that lists its distribution's outcomes: E_q[ℓ] and H(q) as exact

@@ -22,6 +22,12 @@ class SparseMarginalization : public Estimator {
   void check(const Structure& structure) const override;
 
  protected:
+  /// Throws unless the structure lists its k best outcomes.
+  void check_k_best(const Structure& structure) const;
+  /// Throws unless SparseMAP can be solved over the structure.
+  void check_sparsemap(const Structure& structure) const;
+  const std::string& name() const { return name_; }
+
   virtual SparseDistribution map(const Structure& structure, const at::Tensor& scores) const = 0;
 
  private:

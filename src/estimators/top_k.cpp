@@ -11,7 +11,7 @@ namespace {
 ///   ξ = argmin_{p in Δ, ‖p‖₀ ≤ k} ‖p − s‖².
 ///
 /// Exact for its own ξ, which is sparsemax's wherever at most k outcomes get mass there. Costs
-/// ‖ξ‖₀ ≤ k loss evaluations an example. Needs a categorical structure.
+/// ‖ξ‖₀ ≤ k loss evaluations an example. Needs a structure with k_best.
 class TopK final : public SparseMarginalization {
  public:
   explicit TopK(int64_t k) : SparseMarginalization("top-k"), k_(k) {}
@@ -24,6 +24,8 @@ class TopK final : public SparseMarginalization {
     options.reduction = Reduction::kNone;
     return sparsemax_loss(scores, target, options);
   }
+
+  void check(const Structure& structure) const override { check_k_best(structure); }
 
  protected:
   SparseDistribution map(const Structure& structure, const at::Tensor& scores) const override {

@@ -29,8 +29,35 @@ TORCH_LIBRARY(sparsum, m) {
       " int reduction=1) -> Tensor");
 
   m.def(
+      "linear_cross_entropy(Tensor features, Tensor weight, Tensor bias, Tensor targets,"
+      " Tensor rows) -> Tensor");
+  m.def(
+      "linear_cross_entropy_forward(Tensor features, Tensor weight, Tensor bias, Tensor targets,"
+      " Tensor rows, int eager) -> (Tensor nll, Tensor by_features, Tensor by_weight,"
+      " Tensor by_bias)");
+  m.def(
+      "linear_cross_entropy_backward(Tensor grad, Tensor features, Tensor weight, Tensor bias,"
+      " Tensor targets, Tensor rows) -> (Tensor, Tensor, Tensor)");
+
+  m.def(
       "k_best_bits(Tensor scores, int least, int most, int k, bool until_exact=False)"
       " -> (Tensor row_splits, Tensor base, Tensor flip_splits, Tensor flips)");
+  m.def(
+      "sparsemap_active_set(Tensor scores, int least, int most, bool both_states=False,"
+      " float tolerance=1e-9, int max_iterations=0, Tensor? initial=None,"
+      " Tensor? warm_row_splits=None, Tensor? warm_configurations=None, Tensor? warm_probs=None)"
+      " -> (Tensor row_splits, Tensor configurations, Tensor probs, Tensor objective, Tensor gap,"
+      " Tensor iterations, Tensor oracle_calls, Tensor converged)");
+  m.def(
+      "sparsemap_weights(Tensor scores, Tensor probs, Tensor row_splits, Tensor configurations,"
+      " int variables, float slope=1.0) -> Tensor");
+  m.def(
+      "sparsemap_vjp(Tensor grad, Tensor row_splits, Tensor configurations, int variables)"
+      " -> Tensor");
+  m.def(
+      "sparsemap_vjp_transpose(Tensor tangent, Tensor row_splits, Tensor configurations,"
+      " int variables) -> Tensor");
+
   m.def(
       "sparsemap_marginals(Tensor scores, int least, int most, bool both_states=False)"
       " -> (Tensor marginals, Tensor tight)");

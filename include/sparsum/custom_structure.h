@@ -1,0 +1,44 @@
+#pragma once
+
+#include <sparsum/structure.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace sparsum {
+
+/// A structure of one's own: derive, say how many parts there are and which outcome is best for one
+/// example. Batches, threads, top-k sparsemax, SparseMAP and gradients come from the library.
+/// examples/custom_structure.cpp is a complete one.
+///
+/// best (and k_best_one) are called from several threads at once. What they return is checked; an
+/// outcome that is no vector of V zeros and ones, or worse than one returned before, is an error that
+/// names the structure.
+class SPARSUM_API CustomStructure : public Structure {
+ public:
+  /// The indicators of an outcome that maximises ⟨a_z, scores⟩: V bytes, 0 or 1. scores: V numbers,
+  /// finite or −∞ (no outcome that uses such a part may be returned).
+  virtual std::vector<uint8_t> best(std::span<const double> scores) const = 0;
+
+  /// The min(k, |Z|) best outcomes, best first, each as from best(). Needed for top-k sparsemax
+  /// only; as declared here, not available.
+  virtual std::vector<std::vector<uint8_t>> k_best_one(std::span<const double> scores,
+                                                       int64_t k) const;
+
+  /// Not needed by sparse marginalization; as declared here, log_size is not available and size is
+  /// unknown.
+  double log_size() const override;
+  std::optional<int64_t> size() const override { return {}; }
+
+  Assignments map(const at::Tensor& scores) const final;
+  Assignments k_best(const at::Tensor& scores, int64_t k) const final;
+
+  /// best(), checked: throws, naming the structure and what is wrong.
+  std::vector<uint8_t> checked_best(std::span<const double> scores) const;
+
+ private:
+  void check_outcome(const char* oracle, const std::vector<uint8_t>& outcome) const;
+};
+
+}  // namespace sparsum

@@ -1,0 +1,515 @@
+#include "lab/experiments/bitvector.h"
+
+#include "lab/error.h"
+#include "lab/importance.h"
+#include "lab/metrics.h"
+#include "lab/png.h"
+#include "lab/random.h"
+
+#include <sparsum/expectation.h>
+#include <sparsum/linear_cross_entropy.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+namespace sparsum::lab {
+namespace {
+
+constexpr int64_t kEvaluationBatch = 100;
+constexpr int64_t kPairsAtOnce = 2048;  // in evaluation: bounds memory
+constexpr int64_t kHeight = 28;
+
+bool is_sparsemap(const std::string& estimator) { return estimator.starts_with("sparsemap"); }
+
+/// One configuration for each of n examples.
+Assignments one_each(const at::Tensor& codes) {
+  Assignments z;
+  z.row_splits = at::arange(codes.size(0) + 1, codes.options().dtype(at::kLong));
+  z.rows = z.row_splits.narrow(0, 0, codes.size(0));
+  z.parts = codes.size(1);
+  z.indicators = codes;
+  return z;
+}
+
+}  // namespace
+
+// --- options -------------------------------------------------------------------------------------
+
+BitvectorConfig::BitvectorConfig() { estimator_options.encoding = "both-states"; }
+
+Options BitvectorConfig::options() {
+  constexpr double kMax = std::numeric_limits<double>::max();
+  constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+  std::vector<std::string> datasets;
+  for (const auto& source : data_sources()) datasets.push_back(source.name);
+  std::vector<std::string> estimators;
+  for (const auto& name : estimator_names()) {
+    if (name != "sparsemax" && name != "entmax") estimators.push_back(name);
+  }
+
+  Options o;
+  o.add("experiment", &experiment, "the experiment these options belong to", {"bitvector"});
+  o.add("dataset", &dataset, "images to model", datasets);
+  o.add("estimator", &estimator, "how the expectation over the bits is differentiated", estimators);
+  o.add("bits", &bits, "D, the length of the latent vector", "bits", 1, 100000);
+  o.add("structure", &structure, "which vectors q may put mass on: all, at most B bits on, exactly B",
+        {"bits", "budget", "subset"});
+  o.add("budget", &budget, "B, with --structure budget or subset, or sparsemap-budget", "bits", -1,
+        100000)
+      .describe_default("-1: half of the bits");
+  run.declare(o);
+  o.add("epochs", &epochs, "length of training", "epochs", 0, kMany);
+  o.add("steps-per-epoch", &steps_per_epoch, "length of an epoch", "steps", 0, kMany)
+      .describe_default("0: one pass over the training images");
+  o.add("batch-size", &batch_size, "images a step", "images", 0, kMany)
+      .describe_default("0: as published, 64, or 16 for sparsemap with 128 bits or more");
+  o.add("lr", &learning_rate, "Adam's learning rate", "", 0.0, kMax)
+      .describe_default(
+          "0: as published for the estimator, 2e-3 for sparsemap and for top-k with fewer than 128 "
+          "bits, else 1e-3");
+  o.add("weight-decay", &weight_decay,
+        "L2 penalty: this times a parameter is added to its gradient", "", 0.0, kMax);
+  o.add("split-seed", &split_seed, "seed of the split of the training images, whatever the seed of "
+        "the run", "", 0, kMany);
+  o.add("validation", &validation, "training images set aside for validation", "images", 1, kMany);
+  o.add("k", &estimator_options.k, "top-k: the largest support; top-k-adaptive: the first",
+        "configurations", 1, kMany);
+  o.add("max-k", &estimator_options.max_k, "top-k-adaptive: the largest support", "configurations",
+        1, kMany);
+  o.add("encoding", &estimator_options.encoding,
+        "sparsemap: regularised are the indicators of a bit being on, or of both its states",
+        {"one-state", "both-states"});
+  o.add("algorithm", &estimator_options.algorithm,
+        "sparsemap: few configurations by iterating, or a whole face by sorting",
+        {"active-set", "closed-form"});
+  o.add("init", &estimator_options.init,
+        "sparsemap, active set: start from the best configuration, or from that of random scores",
+        {"map", "random"});
+  o.add("tolerance", &estimator_options.tolerance, "sparsemap, active set: largest duality gap", "",
+        1e-15, kMax);
+  o.add("max-iterations", &estimator_options.max_iterations,
+        "sparsemap, active set: of each image", "iterations", 0, kMany)
+      .describe_default("0: 1000 + 20 a bit");
+  o.add("samples", &estimator_options.samples, "sampling estimators: draws per image", "draws", 1,
+        kMany);
+  o.add("baseline", &estimator_options.baseline, "sfe: what is subtracted from the loss",
+        {"none", "moving-average"});
+  o.add("baseline-decay", &estimator_options.baseline_decay,
+        "sfe: weight of the past in the moving average", "", 0.0, 0.999999);
+  o.add("importance-samples", &importance_samples,
+        "draws per test image for the negative log-likelihood; 0: do not estimate it", "draws", 0,
+        kMany);
+  o.add("importance-images", &importance_images,
+        "how many of the test images, the first ones, it is estimated on", "images", 0, kMany)
+      .describe_default("0: all");
+  o.add("max-evaluations-per-chunk", &max_evaluations_per_chunk,
+        "bounds memory: losses evaluated at once, recomputed in the backward pass; 0: no bound",
+        "evaluations", 0, kMany);
+  return o;
+}
+
+std::unique_ptr<Bits> BitvectorConfig::make_structure() const {
+  const int64_t on = budget < 0 ? bits / 2 : budget;
+  try {
+    if (structure == "budget") return std::make_unique<Budget>(bits, on);
+    if (structure == "subset") return std::make_unique<Subset>(bits, on);
+  } catch (const c10::Error&) {
+    throw InputError("option --budget: expected 0 to " + std::to_string(bits) + " bits, got " +
+                     std::to_string(on));
+  }
+  return std::make_unique<BitVector>(bits);
+}
+
+void BitvectorConfig::resolve() {
+  run.resolve();
+  const bool bounded = structure != "bits" || estimator == "sparsemap-budget";
+  if (bounded && budget < 0) budget = bits / 2;
+  if (budget > bits) {
+    throw InputError("option --budget: expected at most the " + std::to_string(bits) +
+                     " bits there are, got " + std::to_string(budget));
+  }
+  estimator_options.budget = budget;
+  if (estimator_options.max_k < estimator_options.k) estimator_options.max_k = estimator_options.k;
+  if (batch_size == 0) batch_size = is_sparsemap(estimator) && bits >= 128 ? 16 : 64;
+  if (learning_rate == 0) {
+    const bool top_k = estimator == "top-k" || estimator == "top-k-adaptive";
+    learning_rate = is_sparsemap(estimator) || (top_k && bits < 128) ? 2e-3 : 1e-3;
+  }
+}
+
+std::string BitvectorConfig::run_name() const {
+  std::ostringstream name;
+  name << "bitvector-" << dataset << "-d" << bits << "-" << estimator;
+  if (structure != "bits") name << "-" << structure;
+  if (is_sparsemap(estimator) && estimator_options.algorithm != "active-set") {
+    name << "-" << estimator_options.algorithm;
+  }
+  name << "-s" << run.seed;
+  return name.str();
+}
+
+std::unique_ptr<Experiment> BitvectorConfig::make() const {
+  ImageData data = load_image_data(data_source(dataset), data_root(run.data));
+  const int64_t images = data.train.images.size(0);
+  if (validation >= images) {
+    throw InputError("option --validation: expected fewer than the " + std::to_string(images) +
+                     " training images, got " + std::to_string(validation));
+  }
+  const at::Tensor order =
+      at::randperm(images, make_generator(split_seed, "split"), at::TensorOptions(at::kLong));
+  return std::make_unique<Bitvector>(*this, std::move(data), order.slice(0, validation),
+                                     order.slice(0, 0, validation));
+}
+
+// --- model ---------------------------------------------------------------------------------------
+
+BitvectorModel::BitvectorModel(int64_t pixels, int64_t bits, at::Generator generator)
+    : pixels_(pixels) {
+  encoder_ = register_module(
+      "encoder", std::make_shared<Mlp>(std::vector<int64_t>{pixels, kHidden, bits}, generator));
+  code_ = register_module("code", std::make_shared<AssignmentEmbedding>(bits, kHidden, generator));
+  pixel_features_ = register_module(
+      "pixel_features", std::make_shared<Linear>(kHidden, pixels * kFeatures, generator));
+  levels_ = register_module("levels", std::make_shared<Linear>(kFeatures, kLevels, generator));
+}
+
+at::Tensor BitvectorModel::pixel_features(const Assignments& z) const {
+  return pixel_features_->forward(code_->forward(z).relu_()).view({-1, pixels_, kFeatures});
+}
+
+at::Tensor BitvectorModel::nll(const Assignments& z, const at::Tensor& levels) const {
+  return linear_cross_entropy(pixel_features(z), levels_->weight(), levels_->bias(), levels,
+                              z.rows);
+}
+
+at::Tensor BitvectorModel::mean_image(const Assignments& z) const {
+  const at::NoGradGuard no_grad;
+  const at::Tensor grey = at::linspace(0, 1, kLevels, levels_->weight().options());
+  std::vector<at::Tensor> images;
+  for (int64_t begin = 0; begin < z.count(); begin += 16) {
+    const Assignments part = z.slice(begin, std::min(begin + 16, z.count()));
+    const at::Tensor features = pixel_features(part).flatten(0, 1);
+    const at::Tensor mean = levels_->forward(features).softmax(1).mv(grey);
+    images.push_back(mean.view({part.count(), pixels_}));
+  }
+  return images.empty() ? at::empty({0, pixels_}, grey.options()) : at::cat(images);
+}
+
+// --- training ------------------------------------------------------------------------------------
+
+Bitvector::Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor train,
+                     at::Tensor validation)
+    : config_(config),
+      data_(std::move(data)),
+      train_(std::move(train)),
+      validation_(std::move(validation)),
+      pixels_(data_.train.images[0].numel()),
+      structure_(config.make_structure()),
+      device_(config.run.device) {
+  data_.train.images = data_.train.images.flatten(1);
+  data_.test.images = data_.test.images.flatten(1);
+  network_ = std::make_shared<BitvectorModel>(pixels_, config.bits,
+                                              make_generator(config.run.seed, "init"));
+  try {
+    estimator_ = make_estimator(config.estimator, config.estimator_options);
+    estimator_->check(*structure_);
+  } catch (const c10::Error& error) {
+    throw InputError(error.what_without_backtrace());  // options that contradict each other
+  }
+  root_ = std::make_shared<torch::nn::Module>("bitvector");
+  root_->register_module("network", network_);
+  root_->register_module("estimator", estimator_);
+  root_->to(device_);
+  const int64_t pass = (train_.size(0) + config.batch_size - 1) / config.batch_size;
+  phases_ = {{"train", config.epochs, config.steps_per_epoch > 0 ? config.steps_per_epoch : pass,
+              config.learning_rate, config.weight_decay}};
+  start_streams(phases_.front().name);
+}
+
+std::string Bitvector::signature() const {
+  std::ostringstream text;
+  text << "bitvector " << pixels_ << " pixels, " << structure_->name();
+  return text.str();
+}
+
+void Bitvector::start_streams(const std::string& phase) {
+  order_.emplace(train_, make_generator(config_.run.seed, phase + "/order"));
+  model_noise_ = make_generator(config_.run.seed, phase + "/model", device_);
+}
+
+void Bitvector::begin_phase(const Phase& phase) { start_streams(phase.name); }
+
+at::Tensor Bitvector::levels_of(const at::Tensor& indices, bool test) const {
+  return (test ? data_.test : data_.train).images.index_select(0, indices).to(device_);
+}
+
+at::Tensor Bitvector::scores_of(const at::Tensor& levels) const {
+  const at::Tensor scores = network_->scores(levels.to(at::kFloat).div_(255));
+  require_finite("the scores of the encoder", scores);
+  return scores;
+}
+
+at::Tensor Bitvector::step(const Phase&) {
+  root_->train();
+  last_batch_ = order_->next(config_.batch_size);
+  const at::Tensor levels = levels_of(last_batch_, /*test=*/false);
+  const at::Tensor integers = levels.to(at::kLong);
+  const Problem problem{
+      .structure = *structure_,
+      .scores = scores_of(levels),
+      .loss = [this, integers](const Assignments& z,
+                               const std::vector<at::Tensor>&) { return network_->nll(z, integers); },
+      .shared = {},
+      .context = levels,
+      .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
+  };
+  const Estimate estimate = estimator_->estimate(problem, model_noise_);
+  at::Tensor objective =
+      estimate.objective.mean() + static_cast<double>(structure_->parts()) * std::log(2.0);
+
+  ++sums_.steps;
+  sums_.objective += objective.item<double>();
+  sums_.distortion += estimate.value.mean().item<double>();
+  sums_.entropy += estimate.entropy.mean().item<double>();
+  const at::Tensor evaluations = estimate.evaluations.cpu();
+  sums_.evaluations += evaluations.sum().item<int64_t>();
+  sums_.examples += evaluations.size(0);
+  sums_.evaluations_per_example.push_back(evaluations);
+  if (estimate.auxiliary.defined()) objective = objective + estimate.auxiliary;
+  return objective;
+}
+
+std::string Bitvector::describe_batch() const {
+  constexpr int64_t kNamed = 4;
+  std::ostringstream text;
+  text << last_batch_.size(0) << " training images (";
+  for (int64_t i = 0; i < std::min(kNamed, last_batch_.size(0)); ++i) {
+    text << (i ? ", " : "") << last_batch_[i].item<int64_t>();
+  }
+  text << (last_batch_.size(0) > kNamed ? ", …)" : ")");
+  return text.str();
+}
+
+EpochNumbers Bitvector::epoch_numbers() const {
+  EpochNumbers numbers;
+  if (sums_.steps > 0) numbers.objective = sums_.objective / sums_.steps;
+  if (sums_.examples > 0) {
+    numbers.evaluations = static_cast<double>(sums_.evaluations) / sums_.examples;
+  }
+  return numbers;
+}
+
+Json Bitvector::epoch_metrics() const {
+  const auto steps = static_cast<double>(sums_.steps);
+  const double log_size = static_cast<double>(structure_->parts()) * std::log(2.0);
+  Json metrics;
+  metrics["objective"] = sums_.objective / steps;
+  metrics["rate"] = log_size - sums_.entropy / steps;
+  metrics["distortion"] = sums_.distortion / steps;
+  metrics["evaluations"] = to_json(quartiles(at::cat(sums_.evaluations_per_example)));
+  return metrics;
+}
+
+// --- evaluation ----------------------------------------------------------------------------------
+
+Json Bitvector::evaluate(const std::string& split) {
+  const at::NoGradGuard no_grad;
+  root_->eval();
+  const bool test = split == "test";
+  TORCH_CHECK(test || split == "validation",
+              "bitvector: expected split 'validation' or 'test', got '", split, "'");
+  const at::Tensor indices =
+      test ? at::arange(data_.test.images.size(0), at::kLong) : validation_;
+  const bool listed = config_.estimator != "sfe";
+  const at::Generator draws = make_generator(0, "evaluate/" + split, device_);
+
+  double distortion = 0, entropy = 0;
+  int64_t exact = 0, certified = 0;
+  std::vector<at::Tensor> evaluations;
+  for (const at::Tensor& batch : indices.split(kEvaluationBatch)) {
+    const at::Tensor levels = levels_of(batch, test);
+    const at::Tensor integers = levels.to(at::kLong);
+    const at::Tensor scores = scores_of(levels);
+    const auto q = estimator_->distribution(*structure_, scores);
+    const auto loss = [&](const Assignments& z, const std::vector<at::Tensor>&) {
+      return Loss(network_->nll(z, integers));
+    };
+    entropy += q->entropy().sum(at::kDouble).item<double>();
+    if (listed) {
+      const SparseDistribution support =
+          q->enumerate(config_.estimator_options.max_outcomes);
+      const at::Tensor expected = expectation(support, loss, {}, {kPairsAtOnce, {}});
+      distortion += expected.sum(at::kDouble).item<double>();
+      evaluations.push_back(support.evaluations().cpu());
+      if (support.exact().defined()) {
+        exact += support.exact().sum().item<int64_t>();
+        certified += support.exact().size(0);
+      }
+    } else {
+      // Not listed: one draw an image, the same at every evaluation.
+      distortion += network_->nll(q->sample(1, draws), integers).sum(at::kDouble).item<double>();
+      evaluations.push_back(estimator_->evaluations(*structure_, scores).cpu());
+    }
+  }
+  const auto count = static_cast<double>(indices.size(0));
+  const double rate =
+      static_cast<double>(structure_->parts()) * std::log(2.0) - entropy / count;
+  distortion /= count;
+  if (!std::isfinite(rate + distortion)) {
+    throw NonFiniteError("the ELBO is " + std::to_string(-rate - distortion));
+  }
+  Json metrics;
+  metrics["elbo"] = -rate - distortion;
+  metrics["rate"] = rate;
+  metrics["distortion"] = distortion;
+  if (certified > 0) metrics["exact"] = static_cast<double>(exact) / static_cast<double>(certified);
+  metrics["evaluations"] = to_json(quartiles(at::cat(evaluations)));
+  if (test && config_.importance_samples > 0) {
+    const int64_t images = config_.importance_images > 0
+                               ? std::min(config_.importance_images, indices.size(0))
+                               : indices.size(0);
+    metrics["nll"] = negative_log_likelihood(indices.slice(0, 0, images), test);
+  }
+  return metrics;
+}
+
+Json Bitvector::negative_log_likelihood(const at::Tensor& indices, bool test) {
+  const at::Generator draws = make_generator(0, "evaluate/importance", device_);
+  const bool listed = config_.estimator != "sfe";
+  const ImportanceOptions options{config_.importance_samples, kPairsAtOnce};
+  double sum = 0, variance = 0;
+  for (const at::Tensor& batch : indices.split(16)) {
+    const at::Tensor levels = levels_of(batch, test);
+    const at::Tensor integers = levels.to(at::kLong);
+    const auto q = estimator_->distribution(*structure_, scores_of(levels));
+    const auto log_likelihood = [&](const Assignments& z) {
+      return network_->nll(z, integers).neg();
+    };
+    const LogEvidence estimate =
+        listed ? log_evidence(q->enumerate(config_.estimator_options.max_outcomes), log_likelihood,
+                              draws, options)
+               : log_evidence(*q, structure_->parts(), log_likelihood, draws, options);
+    sum -= estimate.log_evidence.sum().item<double>();
+    variance += estimate.standard_error.square().sum().item<double>();
+  }
+  const auto count = static_cast<double>(indices.size(0));
+  const double bits_per_nat = 1 / (std::log(2.0) * static_cast<double>(pixels_));
+  return {{"bits_per_dimension", sum / count * bits_per_nat},
+          {"nats", sum / count},
+          {"standard_error", std::sqrt(variance) / count * bits_per_nat},
+          {"samples", config_.importance_samples},
+          {"images", indices.size(0)}};
+}
+
+bool Bitvector::better(const Json& candidate, const Json& incumbent) const {
+  return candidate.at("elbo").get<double>() > incumbent.at("elbo").get<double>();
+}
+
+// --- use -----------------------------------------------------------------------------------------
+
+SparseDistribution Bitvector::posterior(const at::Tensor& levels) {
+  const at::NoGradGuard no_grad;
+  root_->eval();
+  return estimator_->distribution(*structure_, scores_of(levels.to(device_)))
+      ->enumerate(config_.estimator_options.max_outcomes);
+}
+
+at::Tensor Bitvector::encode(const at::Tensor& levels) {
+  const at::NoGradGuard no_grad;
+  root_->eval();
+  std::vector<at::Tensor> codes;
+  for (const at::Tensor& batch : levels.split(kEvaluationBatch)) {
+    const at::Tensor scores = scores_of(batch.to(device_));
+    codes.push_back(
+        estimator_->distribution(*structure_, scores)->mode().values(at::kByte).cpu());
+  }
+  return codes.empty() ? at::empty({0, bits()}, at::kByte) : at::cat(codes);
+}
+
+at::Tensor Bitvector::decode(const at::Tensor& codes) {
+  root_->eval();
+  return network_->mean_image(one_each(codes.to(device_))).cpu();
+}
+
+std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
+  constexpr int64_t kColumns = 10, kWalks = 6, kFlips = 12;
+  const int64_t height = pixels_ == kHeight * kHeight ? kHeight : 1, width = pixels_ / height;
+  const auto grid = [&](const at::Tensor& rows, int64_t columns) {
+    return image_grid(rows.reshape({-1, columns, height, width}));
+  };
+  // Of the prior, which is uniform: most of its codes are no image's.
+  const at::Tensor prior = at::randint(0, 2, {4 * kColumns, bits()},
+                                       make_generator(0, "images/prior"), at::kByte);
+
+  const at::Tensor originals =
+      data_.test.images.narrow(0, 0, std::min(2 * kColumns, data_.test.images.size(0)));
+  const at::Tensor codes = encode(originals);
+  const at::Tensor rebuilt = decode(codes);
+  const at::Tensor grey = originals.to(at::kFloat).div(255);
+  std::vector<at::Tensor> pairs;
+  for (const auto& [a, b] : {std::pair(grey, rebuilt)}) {
+    for (int64_t begin = 0; begin + kColumns <= a.size(0); begin += kColumns) {
+      pairs.push_back(a.slice(0, begin, begin + kColumns));
+      pairs.push_back(b.slice(0, begin, begin + kColumns));
+    }
+  }
+  if (pairs.empty()) pairs = {grey, rebuilt};
+
+  // A walk: an image's code, then the same with one bit flipped, those first that change most.
+  const int64_t walks = std::min(kWalks, codes.size(0)), flips = std::min(kFlips, bits());
+  std::vector<at::Tensor> rows;
+  for (int64_t i = 0; i < walks; ++i) {
+    const at::Tensor flipped =
+        codes[i].unsqueeze(0).bitwise_xor(at::eye(bits(), codes.options()));
+    const at::Tensor neighbours = decode(flipped);
+    const at::Tensor change = (neighbours - rebuilt[i]).abs().sum(1);
+    const at::Tensor most = std::get<1>(change.sort(/*stable=*/true, 0, /*descending=*/true))
+                                .slice(0, 0, flips);
+    rows.push_back(at::cat({rebuilt[i].unsqueeze(0), neighbours.index_select(0, most)}));
+  }
+  const int64_t columns = pairs.front().size(0);
+  return {{"reconstructions", grid(at::cat(pairs), columns)},
+          {"samples", grid(decode(prior), kColumns)},
+          {"walk", grid(at::cat(rows), 1 + flips)}};
+}
+
+// --- checkpoints ---------------------------------------------------------------------------------
+
+void Bitvector::save_state(Checkpoint& checkpoint) const {
+  order_->save(checkpoint, "order");
+  checkpoint.put_generator("model", model_noise_);
+  checkpoint.put("epoch/sums",
+                 at::tensor({sums_.objective, sums_.distortion, sums_.entropy}, at::kDouble));
+  checkpoint.put("epoch/counts",
+                 at::tensor({sums_.steps, sums_.evaluations, sums_.examples}, at::kLong));
+  checkpoint.put("epoch/evaluations", sums_.evaluations_per_example.empty()
+                                          ? at::empty({0}, at::kLong)
+                                          : at::cat(sums_.evaluations_per_example));
+}
+
+void Bitvector::load_state(const Checkpoint& checkpoint) {
+  order_->load(checkpoint, "order");
+  checkpoint.load_generator("model", model_noise_);
+  at::Tensor sums = at::empty({3}, at::kDouble), counts = at::empty({3}, at::kLong);
+  checkpoint.copy_to("epoch/sums", sums);
+  checkpoint.copy_to("epoch/counts", counts);
+  const auto* s = sums.const_data_ptr<double>();
+  const auto* c = counts.const_data_ptr<int64_t>();
+  sums_ = {s[0], s[1], s[2], c[0], c[1], c[2], {}};
+  const at::Tensor evaluations = checkpoint.get("epoch/evaluations", at::kLong);
+  if (evaluations.size(0) > 0) sums_.evaluations_per_example.push_back(evaluations);
+}
+
+Json Bitvector::description() const {
+  return {{"experiment", name()},
+          {"estimator", config_.estimator},
+          {"dataset", config_.dataset},
+          {"structure", structure_->name()},
+          {"bits", config_.bits},
+          {"seed", config_.run.seed},
+          {"epochs", config_.epochs}};
+}
+
+}  // namespace sparsum::lab

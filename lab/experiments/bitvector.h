@@ -1,0 +1,146 @@
+#pragma once
+
+#include "lab/data/image_data.h"
+#include "lab/experiment.h"
+#include "lab/mlp.h"
+#include "lab/shuffled_cycle.h"
+
+#include <ATen/core/Generator.h>
+#include <sparsum/assignments.h>
+#include <sparsum/bits.h>
+#include <sparsum/estimator.h>
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sparsum::lab {
+
+/// The options of the bit-vector variational auto-encoder.
+struct BitvectorConfig final : ExperimentConfig {
+  BitvectorConfig();
+  Options options() override;
+  void resolve() override;
+  std::string run_name() const override;
+  std::unique_ptr<Experiment> make() const override;
+
+  /// The latent variable's set.
+  std::unique_ptr<Bits> make_structure() const;
+
+  std::string experiment = "bitvector";
+  std::string dataset = "fashion-mnist";
+  int64_t split_seed = 0;
+  int64_t validation = 5000;
+  std::string estimator = "top-k";
+  EstimatorOptions estimator_options;
+  int64_t bits = 32;
+  std::string structure = "bits";
+  int64_t budget = -1;  // −1: half of the bits
+  int64_t max_evaluations_per_chunk = 0;
+  int64_t epochs = 100;
+  int64_t steps_per_epoch = 0;  // 0: a pass over the training images
+  int64_t batch_size = 0;       // 0: by estimator
+  double learning_rate = 0;     // 0: by estimator
+  double weight_decay = 0;
+  int64_t importance_samples = 1024;
+  int64_t importance_images = 0;  // 0: all
+};
+
+/// The generative model p(z) p(x|z), z a vector of D bits, uniform, x grey levels, and the scores of
+/// the approximate posterior q(z|x).
+class BitvectorModel final : public torch::nn::Module {
+ public:
+  static constexpr int64_t kHidden = 128;
+  static constexpr int64_t kFeatures = 5;  // numbers a pixel that the last layer reads
+  static constexpr int64_t kLevels = 256;
+
+  BitvectorModel(int64_t pixels, int64_t bits, at::Generator generator);
+
+  /// Scores of q(z|x): grey levels [B, pixels] in [0, 1] -> [B, bits].
+  at::Tensor scores(const at::Tensor& images) const { return encoder_->forward(images); }
+  /// −log p(x|z) of n pairs, in nats: levels [B, pixels] integers in 0 … 255 -> [n].
+  at::Tensor nll(const Assignments& z, const at::Tensor& levels) const;
+  /// E[x|z] in [0, 1]: [n, pixels]. No gradient.
+  at::Tensor mean_image(const Assignments& z) const;
+
+ private:
+  at::Tensor pixel_features(const Assignments& z) const;  // [n, pixels, kFeatures]
+
+  int64_t pixels_;
+  std::shared_ptr<Mlp> encoder_;
+  std::shared_ptr<AssignmentEmbedding> code_;
+  std::shared_ptr<Linear> pixel_features_, levels_;
+};
+
+/// Trains it as Correia et al. (2020, §5.3): the negative evidence lower bound
+///   E_{q(z|x)}[−log p(x|z)] − H(q) + D log 2,
+/// the expectation by any estimator.
+class Bitvector final : public Experiment {
+ public:
+  /// data: the official files. train, validation: indices into the training images.
+  Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor train,
+            at::Tensor validation);
+
+  std::string name() const override { return "bitvector"; }
+  std::string signature() const override;
+  const std::vector<Phase>& phases() const override { return phases_; }
+  torch::nn::Module& model() override { return *root_; }
+
+  void begin_phase(const Phase& phase) override;
+  void begin_epoch() override { sums_ = {}; }
+  at::Tensor step(const Phase& phase) override;
+  std::string describe_batch() const override;
+
+  EpochNumbers epoch_numbers() const override;
+  Json epoch_metrics() const override;
+  /// With "test" also the negative log-likelihood by importance sampling.
+  Json evaluate(const std::string& split) override;
+  bool better(const Json& candidate, const Json& incumbent) const override;
+
+  void save_state(Checkpoint& checkpoint) const override;
+  void load_state(const Checkpoint& checkpoint) override;
+
+  std::vector<std::pair<std::string, at::Tensor>> images() override;
+  Json description() const override;
+
+  int64_t pixels() const { return pixels_; }
+  int64_t bits() const { return structure_->parts(); }
+  /// The support of q(z|x) for images [B, pixels] uint8, in evaluation mode, and its most probable
+  /// outcome, [B, D] uint8.
+  SparseDistribution posterior(const at::Tensor& levels);
+  at::Tensor encode(const at::Tensor& levels);
+  /// E[x|z] for codes [n, D] of 0 and 1: [n, pixels] in [0, 1].
+  at::Tensor decode(const at::Tensor& codes);
+
+ private:
+  struct Sums {
+    double objective = 0, distortion = 0, entropy = 0;
+    int64_t steps = 0, evaluations = 0, examples = 0;
+    std::vector<at::Tensor> evaluations_per_example;  // [m] int64 each
+  };
+
+  void start_streams(const std::string& phase);
+  at::Tensor levels_of(const at::Tensor& indices, bool test) const;
+  at::Tensor scores_of(const at::Tensor& levels) const;
+  Json negative_log_likelihood(const at::Tensor& indices, bool test);
+
+  BitvectorConfig config_;
+  ImageData data_;
+  at::Tensor train_, validation_;
+  int64_t pixels_;
+  std::unique_ptr<Bits> structure_;
+  at::Device device_;
+  std::shared_ptr<BitvectorModel> network_;
+  std::shared_ptr<Estimator> estimator_;
+  std::shared_ptr<torch::nn::Module> root_;
+  std::vector<Phase> phases_;
+
+  std::optional<ShuffledCycle> order_;
+  at::Generator model_noise_;
+  at::Tensor last_batch_;  // indices into the training images
+  Sums sums_;
+};
+
+}  // namespace sparsum::lab

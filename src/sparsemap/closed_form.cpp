@@ -1,0 +1,56 @@
+#include "ops/find_op.h"
+#include "sparsemap/solvers.h"
+
+#include <torch/torch.h>
+
+namespace sparsum {
+namespace {
+
+using Configurations = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                                  at::Tensor, at::Tensor>;
+
+}  // namespace
+
+std::pair<at::Tensor, at::Tensor> bit_marginals(const Bits& bits, const at::Tensor& scores,
+                                                Encoding encoding) {
+  static const auto op =
+      ops::find_op<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, int64_t, int64_t, bool)>(
+          "sparsum::sparsemap_marginals");
+  const auto [marginals, tight] =
+      op.call(scores, bits.least(), bits.most(), encoding == Encoding::kBothStates);
+  return {marginals, tight};
+}
+
+at::Tensor bit_objective(const at::Tensor& scores, const at::Tensor& marginals, Encoding encoding) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor t = scores.to(at::kDouble), mu = marginals.to(at::kDouble);
+  at::Tensor terms = (mu - t).square();
+  if (encoding == Encoding::kBothStates) terms = terms + (1 - mu).square();
+  return terms.masked_fill(t == -INFINITY, 0).sum(1) / 2;
+}
+
+SparsemapResult solve_closed_form(const Bits& bits, const at::Tensor& scores,
+                                  const SparsemapOptions& options) {
+  static const auto op = ops::find_op<Configurations(const at::Tensor&, const at::Tensor&, bool)>(
+      "sparsum::sparsemap_configurations");
+  const auto [marginals, tight] = bit_marginals(bits, scores, options.encoding);
+  Assignments z;
+  at::Tensor probs, upper, lower;
+  std::tie(z.row_splits, z.base, z.flip_splits, z.flips, probs, upper, lower) =
+      op.call(marginals, tight, /*on_line=*/!bits.free());
+  z.parts = bits.parts();
+  z.rows = at::repeat_interleave(z.evaluations());
+  z.chained = true;
+  const auto longs = z.rows.options();
+  const int64_t batch = scores.size(0);
+  const at::Tensor converged = at::ones({batch}, longs.dtype(at::kBool));
+  return {SparseDistribution(std::move(z), probs, converged),
+          marginals,
+          bit_objective(scores, marginals, options.encoding),
+          at::zeros({batch}, longs.dtype(at::kDouble)),
+          at::zeros({batch}, longs),
+          at::zeros({batch}, longs),
+          converged};
+}
+
+}  // namespace sparsum
