@@ -1,10 +1,14 @@
 #include "lab/png.h"
 
+#include "lab/error.h"
 #include "lab/files.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
+#include <algorithm>
 #include <limits>
+#include <memory>
 #include <string>
 
 #pragma GCC diagnostic push
@@ -14,6 +18,11 @@
 #define STB_IMAGE_WRITE_STATIC
 #define STBI_WRITE_NO_STDIO
 #include <stb/stb_image_write.h>
+#define STB_IMAGE_IMPLEMENTATION
+#define STB_IMAGE_STATIC
+#define STBI_NO_STDIO
+#define STBI_ONLY_PNG
+#include <stb/stb_image.h>
 #pragma GCC diagnostic pop
 
 namespace sparsum::lab {
@@ -53,6 +62,21 @@ at::Tensor image_grid(const at::Tensor& images, int64_t gap, int64_t scale) {
     }
   }
   return grid;
+}
+
+at::Tensor read_png(const std::filesystem::path& path) {
+  const std::string bytes = read_file(path);
+  int width = 0, height = 0, channels = 0;
+  const std::unique_ptr<stbi_uc, void (*)(void*)> data(
+      stbi_load_from_memory(reinterpret_cast<const stbi_uc*>(bytes.data()),
+                            static_cast<int>(bytes.size()), &width, &height, &channels, 1),
+      stbi_image_free);
+  if (!data) {
+    throw InputError(path.string() + ": expected a PNG image: " + stbi_failure_reason());
+  }
+  at::Tensor image = at::empty({height, width}, at::kByte);
+  std::copy_n(data.get(), image.numel(), image.mutable_data_ptr<uint8_t>());
+  return image;
 }
 
 void write_png(const std::filesystem::path& path, const at::Tensor& image) {

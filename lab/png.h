@@ -15,4 +15,7 @@ at::Tensor image_grid(const at::Tensor& images, int64_t gap = 2, int64_t scale =
 /// InputError.
 void write_png(const std::filesystem::path& path, const at::Tensor& image);
 
+/// Reads a PNG file as grey levels: uint8 [H, W]; colours become their luma. Throws InputError.
+at::Tensor read_png(const std::filesystem::path& path);
+
 }  // namespace sparsum::lab

@@ -67,6 +67,15 @@ TrainResult train(const TrainRequest& request, const std::atomic<bool>& stop,
   return {path, trainer.run()};
 }
 
+std::filesystem::path find_checkpoint(const RunFolder& folder, const std::string& name) {
+  if (!name.empty()) return folder.checkpoint(name);
+  for (const char* candidate : {"best", "last"}) {
+    if (std::filesystem::exists(folder.checkpoint(candidate))) return folder.checkpoint(candidate);
+  }
+  throw InputError(folder.path().string() +
+                   ": expected a run with a checkpoint, found none in checkpoints/");
+}
+
 Json evaluate_run(const std::filesystem::path& path, const std::string& checkpoint,
                   const Settings& settings) {
   const RunFolder folder = RunFolder::of_existing_run(path);
@@ -76,24 +85,17 @@ Json evaluate_run(const std::filesystem::path& path, const std::string& checkpoi
     for (const auto& [name, text] : settings) options.set(name, text);
   }
   config->resolve();
-  std::string name = checkpoint;
-  for (const char* candidate : {"best", "last"}) {
-    if (name.empty() && std::filesystem::exists(folder.checkpoint(candidate))) name = candidate;
-  }
-  if (name.empty()) {
-    throw InputError(path.string() +
-                     ": expected a run with a checkpoint, found none in checkpoints/");
-  }
+  const auto file = find_checkpoint(folder, checkpoint);
   const auto experiment = config->make();
-  Checkpoint::read(folder.checkpoint(name), experiment->name(), experiment->signature())
+  Checkpoint::read(file, experiment->name(), experiment->signature())
       .load_module("model/", experiment->model());
   Json result;
   result["run"] = path.string();
-  result["checkpoint"] = folder.checkpoint(name).string();
+  result["checkpoint"] = file.string();
   try {
     result["test"] = experiment->evaluate("test");
   } catch (const NonFiniteError& error) {
-    throw InputError(folder.checkpoint(name).string() + ": " + error.what());
+    throw InputError(file.string() + ": " + error.what());
   }
   return result;
 }

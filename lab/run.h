@@ -36,6 +36,10 @@ struct TrainResult {
 TrainResult train(const TrainRequest& request, const std::atomic<bool>& stop,
                   TrainingObserver& observer);
 
+/// The checkpoint called `name`, or, if that is empty, the best one, else the last. Throws
+/// InputError if there is none.
+std::filesystem::path find_checkpoint(const RunFolder& folder, const std::string& name);
+
 /// Evaluates a run's checkpoint on the test images again: the one named, or "best", or "last" where
 /// there is no best one yet. settings: `data`, `device`, `threads`. Returns {"run", "checkpoint",
 /// "test"}. Throws InputError.

@@ -14,6 +14,8 @@
 #include <string_view>
 #include <vector>
 
+#include <zlib.h>
+
 namespace sparsum::lab {
 
 namespace {
@@ -220,7 +222,9 @@ at::Tensor read_npy(const std::filesystem::path& path) {
   return tensor;
 }
 
-void write_npy(const std::filesystem::path& path, const at::Tensor& tensor) {
+namespace {
+
+std::string npy_bytes(const at::Tensor& tensor) {
   const Dtype* dtype = nullptr;
   for (const Dtype& candidate : kDtypes) {
     if (candidate.type == tensor.scalar_type()) dtype = &candidate;
@@ -243,6 +247,42 @@ void write_npy(const std::filesystem::path& path, const at::Tensor& tensor) {
   if (dense.numel() > 0) {
     bytes.append(static_cast<const char*>(dense.const_data_ptr()), dense.nbytes());
   }
+  return bytes;
+}
+
+/// Little-endian bytes of a number.
+std::string little(uint64_t value, int bytes) {
+  std::string text;
+  for (int i = 0; i < bytes; ++i) text += static_cast<char>(value >> (8 * i) & 0xff);
+  return text;
+}
+
+}  // namespace
+
+void write_npy(const std::filesystem::path& path, const at::Tensor& tensor) {
+  write_file_atomically(path, npy_bytes(tensor));
+}
+
+void write_npz(const std::filesystem::path& path,
+               const std::vector<std::pair<std::string, at::Tensor>>& arrays) {
+  // The layout is that of PKWARE's APPNOTE.TXT: per file a local header and the bytes, then a
+  // directory of all files. Stored, dated 1980-01-01, so that equal arrays make equal files.
+  std::string bytes, directory;
+  for (const auto& [array, tensor] : arrays) {
+    const std::string name = array + ".npy", contents = npy_bytes(tensor);
+    const auto crc = crc32_z(crc32_z(0, nullptr, 0), reinterpret_cast<const Bytef*>(contents.data()),
+                             contents.size());
+    const std::string common = little(20, 2) + little(0, 2) + little(0, 2) + little(0, 2) +
+                               little(0x21, 2) + little(crc, 4) + little(contents.size(), 4) +
+                               little(contents.size(), 4) + little(name.size(), 2) + little(0, 2);
+    directory += "PK\1\2" + little(20, 2) + common + little(0, 2) + little(0, 2) + little(0, 2) +
+                 little(0, 4) + little(bytes.size(), 4) + name;
+    bytes += "PK\3\4" + common + name + contents;
+    TORCH_CHECK(bytes.size() < 0xffffffffu, "write_npz: expected less than 2^32 bytes");
+  }
+  const size_t begin = bytes.size();
+  bytes += directory + "PK\5\6" + little(0, 2) + little(0, 2) + little(arrays.size(), 2) +
+           little(arrays.size(), 2) + little(directory.size(), 4) + little(begin, 4) + little(0, 2);
   write_file_atomically(path, bytes);
 }
 

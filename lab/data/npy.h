@@ -3,6 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace sparsum::lab {
 
@@ -13,5 +16,10 @@ at::Tensor read_npy(const std::filesystem::path& path);
 
 /// Writes a tensor of one of those dtypes as .npy 1.0, atomically.
 void write_npy(const std::filesystem::path& path, const at::Tensor& tensor);
+
+/// Writes named tensors as .npz, atomically: a zip archive, not compressed, of one .npy each, as
+/// numpy.load reads it. At most 2³² − 1 bytes in all.
+void write_npz(const std::filesystem::path& path,
+               const std::vector<std::pair<std::string, at::Tensor>>& arrays);
 
 }  // namespace sparsum::lab

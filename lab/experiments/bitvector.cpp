@@ -19,7 +19,6 @@ namespace {
 
 constexpr int64_t kEvaluationBatch = 100;
 constexpr int64_t kPairsAtOnce = 2048;  // in evaluation: bounds memory
-constexpr int64_t kHeight = 28;
 
 bool is_sparsemap(const std::string& estimator) { return estimator.starts_with("sparsemap"); }
 
@@ -197,20 +196,13 @@ at::Tensor BitvectorModel::mean_image(const Assignments& z) const {
   return images.empty() ? at::empty({0, pixels_}, grey.options()) : at::cat(images);
 }
 
-// --- training ------------------------------------------------------------------------------------
+// --- use -----------------------------------------------------------------------------------------
 
-Bitvector::Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor train,
-                     at::Tensor validation)
-    : config_(config),
-      data_(std::move(data)),
-      train_(std::move(train)),
-      validation_(std::move(validation)),
-      pixels_(data_.train.images[0].numel()),
+BitvectorCodec::BitvectorCodec(const BitvectorConfig& config)
+    : options_(config.estimator_options),
       structure_(config.make_structure()),
       device_(config.run.device) {
-  data_.train.images = data_.train.images.flatten(1);
-  data_.test.images = data_.test.images.flatten(1);
-  network_ = std::make_shared<BitvectorModel>(pixels_, config.bits,
+  network_ = std::make_shared<BitvectorModel>(kPixels, config.bits,
                                               make_generator(config.run.seed, "init"));
   try {
     estimator_ = make_estimator(config.estimator, config.estimator_options);
@@ -222,16 +214,63 @@ Bitvector::Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor t
   root_->register_module("network", network_);
   root_->register_module("estimator", estimator_);
   root_->to(device_);
+}
+
+BitvectorCodec::BitvectorCodec(const BitvectorConfig& config,
+                               const std::filesystem::path& checkpoint)
+    : BitvectorCodec(config) {
+  Checkpoint::read(checkpoint, config.experiment, signature()).load_module("model/", *root_);
+}
+
+std::string BitvectorCodec::signature() const {
+  return "bitvector " + std::to_string(kPixels) + " pixels, " + structure_->name();
+}
+
+at::Tensor BitvectorCodec::scores(const at::Tensor& levels) const {
+  const at::Tensor scores = network_->scores(levels.to(device_, at::kFloat).div_(255));
+  require_finite("the scores of the encoder", scores);
+  return scores;
+}
+
+SparseDistribution BitvectorCodec::posterior(const at::Tensor& levels) {
+  const at::NoGradGuard no_grad;
+  root_->eval();
+  return estimator_->distribution(*structure_, scores(levels))->enumerate(options_.max_outcomes);
+}
+
+at::Tensor BitvectorCodec::encode(const at::Tensor& levels) {
+  const at::NoGradGuard no_grad;
+  root_->eval();
+  std::vector<at::Tensor> codes;
+  for (const at::Tensor& batch : levels.split(kEvaluationBatch)) {
+    if (batch.size(0) == 0) break;
+    codes.push_back(
+        estimator_->distribution(*structure_, scores(batch))->mode().values(at::kByte).cpu());
+  }
+  return codes.empty() ? at::empty({0, bits()}, at::kByte) : at::cat(codes);
+}
+
+at::Tensor BitvectorCodec::decode(const at::Tensor& codes) {
+  root_->eval();
+  return network_->mean_image(one_each(codes.to(device_))).cpu();
+}
+
+// --- training ------------------------------------------------------------------------------------
+
+Bitvector::Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor train,
+                     at::Tensor validation)
+    : config_(config),
+      data_(std::move(data)),
+      train_(std::move(train)),
+      validation_(std::move(validation)),
+      codec_(config),
+      device_(config.run.device) {
+  data_.train.images = data_.train.images.flatten(1);
+  data_.test.images = data_.test.images.flatten(1);
   const int64_t pass = (train_.size(0) + config.batch_size - 1) / config.batch_size;
   phases_ = {{"train", config.epochs, config.steps_per_epoch > 0 ? config.steps_per_epoch : pass,
               config.learning_rate, config.weight_decay}};
   start_streams(phases_.front().name);
-}
-
-std::string Bitvector::signature() const {
-  std::ostringstream text;
-  text << "bitvector " << pixels_ << " pixels, " << structure_->name();
-  return text.str();
 }
 
 void Bitvector::start_streams(const std::string& phase) {
@@ -245,29 +284,23 @@ at::Tensor Bitvector::levels_of(const at::Tensor& indices, bool test) const {
   return (test ? data_.test : data_.train).images.index_select(0, indices).to(device_);
 }
 
-at::Tensor Bitvector::scores_of(const at::Tensor& levels) const {
-  const at::Tensor scores = network_->scores(levels.to(at::kFloat).div_(255));
-  require_finite("the scores of the encoder", scores);
-  return scores;
-}
-
 at::Tensor Bitvector::step(const Phase&) {
-  root_->train();
+  codec_.module().train();
   last_batch_ = order_->next(config_.batch_size);
   const at::Tensor levels = levels_of(last_batch_, /*test=*/false);
   const at::Tensor integers = levels.to(at::kLong);
   const Problem problem{
-      .structure = *structure_,
-      .scores = scores_of(levels),
+      .structure = codec_.structure(),
+      .scores = codec_.scores(levels),
       .loss = [this, integers](const Assignments& z,
-                               const std::vector<at::Tensor>&) { return network_->nll(z, integers); },
+                               const std::vector<at::Tensor>&) { return codec_.network().nll(z, integers); },
       .shared = {},
       .context = levels,
       .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
   };
-  const Estimate estimate = estimator_->estimate(problem, model_noise_);
+  const Estimate estimate = codec_.estimator().estimate(problem, model_noise_);
   at::Tensor objective =
-      estimate.objective.mean() + static_cast<double>(structure_->parts()) * std::log(2.0);
+      estimate.objective.mean() + static_cast<double>(codec_.bits()) * std::log(2.0);
 
   ++sums_.steps;
   sums_.objective += objective.item<double>();
@@ -303,7 +336,7 @@ EpochNumbers Bitvector::epoch_numbers() const {
 
 Json Bitvector::epoch_metrics() const {
   const auto steps = static_cast<double>(sums_.steps);
-  const double log_size = static_cast<double>(structure_->parts()) * std::log(2.0);
+  const double log_size = static_cast<double>(codec_.bits()) * std::log(2.0);
   Json metrics;
   metrics["objective"] = sums_.objective / steps;
   metrics["rate"] = log_size - sums_.entropy / steps;
@@ -316,7 +349,7 @@ Json Bitvector::epoch_metrics() const {
 
 Json Bitvector::evaluate(const std::string& split) {
   const at::NoGradGuard no_grad;
-  root_->eval();
+  codec_.module().eval();
   const bool test = split == "test";
   TORCH_CHECK(test || split == "validation",
               "bitvector: expected split 'validation' or 'test', got '", split, "'");
@@ -331,10 +364,10 @@ Json Bitvector::evaluate(const std::string& split) {
   for (const at::Tensor& batch : indices.split(kEvaluationBatch)) {
     const at::Tensor levels = levels_of(batch, test);
     const at::Tensor integers = levels.to(at::kLong);
-    const at::Tensor scores = scores_of(levels);
-    const auto q = estimator_->distribution(*structure_, scores);
+    const at::Tensor scores = codec_.scores(levels);
+    const auto q = codec_.estimator().distribution(codec_.structure(), scores);
     const auto loss = [&](const Assignments& z, const std::vector<at::Tensor>&) {
-      return Loss(network_->nll(z, integers));
+      return Loss(codec_.network().nll(z, integers));
     };
     entropy += q->entropy().sum(at::kDouble).item<double>();
     if (listed) {
@@ -349,13 +382,13 @@ Json Bitvector::evaluate(const std::string& split) {
       }
     } else {
       // Not listed: one draw an image, the same at every evaluation.
-      distortion += network_->nll(q->sample(1, draws), integers).sum(at::kDouble).item<double>();
-      evaluations.push_back(estimator_->evaluations(*structure_, scores).cpu());
+      distortion += codec_.network().nll(q->sample(1, draws), integers).sum(at::kDouble).item<double>();
+      evaluations.push_back(codec_.estimator().evaluations(codec_.structure(), scores).cpu());
     }
   }
   const auto count = static_cast<double>(indices.size(0));
   const double rate =
-      static_cast<double>(structure_->parts()) * std::log(2.0) - entropy / count;
+      static_cast<double>(codec_.bits()) * std::log(2.0) - entropy / count;
   distortion /= count;
   if (!std::isfinite(rate + distortion)) {
     throw NonFiniteError("the ELBO is " + std::to_string(-rate - distortion));
@@ -383,19 +416,19 @@ Json Bitvector::negative_log_likelihood(const at::Tensor& indices, bool test) {
   for (const at::Tensor& batch : indices.split(16)) {
     const at::Tensor levels = levels_of(batch, test);
     const at::Tensor integers = levels.to(at::kLong);
-    const auto q = estimator_->distribution(*structure_, scores_of(levels));
+    const auto q = codec_.estimator().distribution(codec_.structure(), codec_.scores(levels));
     const auto log_likelihood = [&](const Assignments& z) {
-      return network_->nll(z, integers).neg();
+      return codec_.network().nll(z, integers).neg();
     };
     const LogEvidence estimate =
         listed ? log_evidence(q->enumerate(config_.estimator_options.max_outcomes), log_likelihood,
                               draws, options)
-               : log_evidence(*q, structure_->parts(), log_likelihood, draws, options);
+               : log_evidence(*q, codec_.bits(), log_likelihood, draws, options);
     sum -= estimate.log_evidence.sum().item<double>();
     variance += estimate.standard_error.square().sum().item<double>();
   }
   const auto count = static_cast<double>(indices.size(0));
-  const double bits_per_nat = 1 / (std::log(2.0) * static_cast<double>(pixels_));
+  const double bits_per_nat = 1 / (std::log(2.0) * static_cast<double>(BitvectorCodec::kPixels));
   return {{"bits_per_dimension", sum / count * bits_per_nat},
           {"nats", sum / count},
           {"standard_error", std::sqrt(variance) / count * bits_per_nat},
@@ -407,46 +440,22 @@ bool Bitvector::better(const Json& candidate, const Json& incumbent) const {
   return candidate.at("elbo").get<double>() > incumbent.at("elbo").get<double>();
 }
 
-// --- use -----------------------------------------------------------------------------------------
-
-SparseDistribution Bitvector::posterior(const at::Tensor& levels) {
-  const at::NoGradGuard no_grad;
-  root_->eval();
-  return estimator_->distribution(*structure_, scores_of(levels.to(device_)))
-      ->enumerate(config_.estimator_options.max_outcomes);
-}
-
-at::Tensor Bitvector::encode(const at::Tensor& levels) {
-  const at::NoGradGuard no_grad;
-  root_->eval();
-  std::vector<at::Tensor> codes;
-  for (const at::Tensor& batch : levels.split(kEvaluationBatch)) {
-    const at::Tensor scores = scores_of(batch.to(device_));
-    codes.push_back(
-        estimator_->distribution(*structure_, scores)->mode().values(at::kByte).cpu());
-  }
-  return codes.empty() ? at::empty({0, bits()}, at::kByte) : at::cat(codes);
-}
-
-at::Tensor Bitvector::decode(const at::Tensor& codes) {
-  root_->eval();
-  return network_->mean_image(one_each(codes.to(device_))).cpu();
-}
+// --- pictures ------------------------------------------------------------------------------------
 
 std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
   constexpr int64_t kColumns = 10, kWalks = 6, kFlips = 12;
-  const int64_t height = pixels_ == kHeight * kHeight ? kHeight : 1, width = pixels_ / height;
   const auto grid = [&](const at::Tensor& rows, int64_t columns) {
-    return image_grid(rows.reshape({-1, columns, height, width}));
+    return image_grid(
+        rows.reshape({-1, columns, BitvectorCodec::kHeight, BitvectorCodec::kWidth}));
   };
   // Of the prior, which is uniform: most of its codes are no image's.
-  const at::Tensor prior = at::randint(0, 2, {4 * kColumns, bits()},
+  const at::Tensor prior = at::randint(0, 2, {4 * kColumns, codec_.bits()},
                                        make_generator(0, "images/prior"), at::kByte);
 
   const at::Tensor originals =
       data_.test.images.narrow(0, 0, std::min(2 * kColumns, data_.test.images.size(0)));
-  const at::Tensor codes = encode(originals);
-  const at::Tensor rebuilt = decode(codes);
+  const at::Tensor codes = codec_.encode(originals);
+  const at::Tensor rebuilt = codec_.decode(codes);
   const at::Tensor grey = originals.to(at::kFloat).div(255);
   std::vector<at::Tensor> pairs;
   for (const auto& [a, b] : {std::pair(grey, rebuilt)}) {
@@ -458,12 +467,12 @@ std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
   if (pairs.empty()) pairs = {grey, rebuilt};
 
   // A walk: an image's code, then the same with one bit flipped, those first that change most.
-  const int64_t walks = std::min(kWalks, codes.size(0)), flips = std::min(kFlips, bits());
+  const int64_t walks = std::min(kWalks, codes.size(0)), flips = std::min(kFlips, codec_.bits());
   std::vector<at::Tensor> rows;
   for (int64_t i = 0; i < walks; ++i) {
     const at::Tensor flipped =
-        codes[i].unsqueeze(0).bitwise_xor(at::eye(bits(), codes.options()));
-    const at::Tensor neighbours = decode(flipped);
+        codes[i].unsqueeze(0).bitwise_xor(at::eye(codec_.bits(), codes.options()));
+    const at::Tensor neighbours = codec_.decode(flipped);
     const at::Tensor change = (neighbours - rebuilt[i]).abs().sum(1);
     const at::Tensor most = std::get<1>(change.sort(/*stable=*/true, 0, /*descending=*/true))
                                 .slice(0, 0, flips);
@@ -471,7 +480,7 @@ std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
   }
   const int64_t columns = pairs.front().size(0);
   return {{"reconstructions", grid(at::cat(pairs), columns)},
-          {"samples", grid(decode(prior), kColumns)},
+          {"samples", grid(codec_.decode(prior), kColumns)},
           {"walk", grid(at::cat(rows), 1 + flips)}};
 }
 
@@ -506,7 +515,7 @@ Json Bitvector::description() const {
   return {{"experiment", name()},
           {"estimator", config_.estimator},
           {"dataset", config_.dataset},
-          {"structure", structure_->name()},
+          {"structure", codec_.structure().name()},
           {"bits", config_.bits},
           {"seed", config_.run.seed},
           {"epochs", config_.epochs}};

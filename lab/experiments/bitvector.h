@@ -9,8 +9,10 @@
 #include <sparsum/assignments.h>
 #include <sparsum/bits.h>
 #include <sparsum/estimator.h>
+#include <sparsum/sparse_distribution.h>
 #include <torch/nn/module.h>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -74,6 +76,45 @@ class BitvectorModel final : public torch::nn::Module {
   std::shared_ptr<Linear> pixel_features_, levels_;
 };
 
+/// The model with its latent variable's set and its estimator: what a trained run is used with,
+/// without any data.
+class BitvectorCodec {
+ public:
+  static constexpr int64_t kHeight = 28, kWidth = 28, kPixels = kHeight * kWidth;
+
+  /// Freshly initialised. Throws InputError: options that contradict each other.
+  explicit BitvectorCodec(const BitvectorConfig& config);
+  /// The trained model of a checkpoint. Throws InputError.
+  BitvectorCodec(const BitvectorConfig& config, const std::filesystem::path& checkpoint);
+
+  /// What a checkpoint must agree in to be loaded.
+  std::string signature() const;
+  const Bits& structure() const { return *structure_; }
+  int64_t bits() const { return structure_->parts(); }
+  torch::nn::Module& module() { return *root_; }
+  const BitvectorModel& network() const { return *network_; }
+  Estimator& estimator() { return *estimator_; }
+
+  /// Scores of q(z|x) for grey levels [B, pixels], integers in 0 … 255. Throws NonFiniteError.
+  at::Tensor scores(const at::Tensor& levels) const;
+
+  // In evaluation mode and without gradient; results on the CPU.
+  /// The outcomes q(z|x) supports, with their probabilities, of a few images.
+  SparseDistribution posterior(const at::Tensor& levels);
+  /// The most probable outcome of each image: [B, D] uint8.
+  at::Tensor encode(const at::Tensor& levels);
+  /// E[x|z] for codes [n, D] of 0 and 1: [n, pixels] in [0, 1].
+  at::Tensor decode(const at::Tensor& codes);
+
+ private:
+  EstimatorOptions options_;
+  std::unique_ptr<Bits> structure_;
+  at::Device device_;
+  std::shared_ptr<BitvectorModel> network_;
+  std::shared_ptr<Estimator> estimator_;
+  std::shared_ptr<torch::nn::Module> root_;
+};
+
 /// Trains it as Correia et al. (2020, §5.3): the negative evidence lower bound
 ///   E_{q(z|x)}[−log p(x|z)] − H(q) + D log 2,
 /// the expectation by any estimator.
@@ -84,9 +125,9 @@ class Bitvector final : public Experiment {
             at::Tensor validation);
 
   std::string name() const override { return "bitvector"; }
-  std::string signature() const override;
+  std::string signature() const override { return codec_.signature(); }
   const std::vector<Phase>& phases() const override { return phases_; }
-  torch::nn::Module& model() override { return *root_; }
+  torch::nn::Module& model() override { return codec_.module(); }
 
   void begin_phase(const Phase& phase) override;
   void begin_epoch() override { sums_ = {}; }
@@ -105,15 +146,6 @@ class Bitvector final : public Experiment {
   std::vector<std::pair<std::string, at::Tensor>> images() override;
   Json description() const override;
 
-  int64_t pixels() const { return pixels_; }
-  int64_t bits() const { return structure_->parts(); }
-  /// The support of q(z|x) for images [B, pixels] uint8, in evaluation mode, and its most probable
-  /// outcome, [B, D] uint8.
-  SparseDistribution posterior(const at::Tensor& levels);
-  at::Tensor encode(const at::Tensor& levels);
-  /// E[x|z] for codes [n, D] of 0 and 1: [n, pixels] in [0, 1].
-  at::Tensor decode(const at::Tensor& codes);
-
  private:
   struct Sums {
     double objective = 0, distortion = 0, entropy = 0;
@@ -123,18 +155,13 @@ class Bitvector final : public Experiment {
 
   void start_streams(const std::string& phase);
   at::Tensor levels_of(const at::Tensor& indices, bool test) const;
-  at::Tensor scores_of(const at::Tensor& levels) const;
   Json negative_log_likelihood(const at::Tensor& indices, bool test);
 
   BitvectorConfig config_;
   ImageData data_;
   at::Tensor train_, validation_;
-  int64_t pixels_;
-  std::unique_ptr<Bits> structure_;
+  BitvectorCodec codec_;
   at::Device device_;
-  std::shared_ptr<BitvectorModel> network_;
-  std::shared_ptr<Estimator> estimator_;
-  std::shared_ptr<torch::nn::Module> root_;
   std::vector<Phase> phases_;
 
   std::optional<ShuffledCycle> order_;

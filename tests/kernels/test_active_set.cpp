@@ -246,7 +246,7 @@ Real certified_gap(const ActiveSetSolution& s, const std::vector<double>& t, siz
   EXPECT_EQ(s.marginals.size(), parts);
   Real sum = 0;
   std::vector<Real> mu(parts, 0);
-  std::set<Bytes> distinct;
+  std::set<std::string> distinct;
   for (size_t z = 0; z < m; ++z) {
     EXPECT_GT(s.weights[z], 0);
     sum += s.weights[z];
