@@ -86,7 +86,7 @@ class Run:
         found: dict[str, str | float | int | bool] = {}
         if self.summary is not None:
             for source in (self.summary.texts, self.summary.values):
-                for key in ("experiment", "dataset", "estimator", "seed", "epochs"):
+                for key in ("experiment", "dataset", "estimator", "bits", "seed", "epochs"):
                     if key in source:
                         value = source[key]
                         is_whole = isinstance(value, float) and value.is_integer()

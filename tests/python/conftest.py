@@ -75,6 +75,31 @@ def timing_row(epoch: int, warmup: int = 4) -> dict[str, Any]:
     }
 
 
+def bit_metrics_row(epoch: int, *, sampled: bool = False) -> dict[str, Any]:
+    """Of the bit-vector experiment; ``sampled``: nothing is summed, so nothing is exact."""
+    calls = evaluations(1.0 if sampled else 1.0 + 8.0 / epoch)
+    rate, distortion = 22.0 - 6.0 / epoch, 2000.0 + 400.0 / epoch
+    return {
+        "schema": 1,
+        "epoch": epoch,
+        "phase": "train",
+        "steps": 860,
+        "train": {
+            "objective": rate + distortion + 10.0,
+            "rate": rate,
+            "distortion": distortion + 10.0,
+            "evaluations": calls,
+        },
+        "validation": {
+            "elbo": -rate - distortion,
+            "rate": rate,
+            "distortion": distortion,
+            **({} if sampled else {"exact": 1.0 - 0.4 / epoch}),
+            "evaluations": calls,
+        },
+    }
+
+
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -128,6 +153,77 @@ def make_run(tmp_path: Path) -> MakeRun:
             }
             (path / "summary.json").write_text(json.dumps(summary))
         for image in ("samples", "reconstructions"):
+            (path / "images" / f"{image}.png").write_bytes(png_bytes())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_bit_run(tmp_path: Path) -> MakeRun:
+    """Makes a run folder of the bit-vector experiment; options as in :func:`make_run`."""
+
+    def make(
+        name: str = "bits",
+        *,
+        epochs: int = 6,
+        finished: bool = True,
+        nll: float | None = 3.74215,
+        error: float = 0.00026,
+        **options: Any,
+    ) -> Path:
+        path = tmp_path / name
+        (path / "images").mkdir(parents=True)
+        config = {
+            "experiment": "bitvector",
+            "dataset": "fashion-mnist",
+            "estimator": "sparsemap",
+            "bits": 32,
+            "structure": "bits",
+            "budget": -1,
+            "seed": 0,
+            "epochs": epochs,
+            "lr": 2e-3,
+            **options,
+        }
+        (path / "config.toml").write_text(
+            "".join(f"{k.replace('_', '-')} = {json.dumps(v)}\n" for k, v in config.items())
+        )
+        sampled = config["estimator"] == "sfe"
+        last = epochs if finished else epochs // 2
+        rows = [bit_metrics_row(epoch, sampled=sampled) for epoch in range(1, last + 1)]
+        write_lines(path / "metrics.jsonl", rows)
+        write_lines(path / "timing.jsonl", [timing_row(e, 0) for e in range(1, last + 1)])
+        if finished:
+            test = {
+                "elbo": -2033.27,
+                "rate": 21.12,
+                "distortion": 2012.15,
+                **({} if sampled else {"exact": 0.9979}),
+                "evaluations": evaluations(1.0 if sampled else 1.15),
+            }
+            if nll is not None:
+                test["nll"] = {
+                    "bits_per_dimension": nll,
+                    "nats": 2033.9,
+                    "standard_error": error,
+                    "samples": 1024,
+                    "images": 1000,
+                }
+            summary = {
+                "schema": 1,
+                **{k: config[k] for k in ("experiment", "estimator", "dataset", "bits", "seed")},
+                "structure": f"bit-vector({config['bits']})",
+                "epochs": epochs,
+                "seconds": 63.4,
+                "parameters": 616048,
+                "best": {"epoch": last, "validation": rows[-1]["validation"]} if rows else {},
+                "test": test,
+                "versions": {"sparsum": "0.1.0", "torch": "2.13.0"},
+                "threads": 1,
+            }
+            (path / "summary.json").write_text(json.dumps(summary))
+        for image in ("reconstructions", "samples", "walk"):
             (path / "images" / f"{image}.png").write_bytes(png_bytes())
         return path
 

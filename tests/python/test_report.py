@@ -13,13 +13,14 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from conftest import PYTHON_ROOT, metrics_row, run_module, write_lines
+from conftest import PYTHON_ROOT, bit_metrics_row, metrics_row, run_module, write_lines
 from PIL import Image
 
 from sparsum.report.__main__ import main
 from sparsum.report.files import write_atomically
 from sparsum.report.labels import label_runs, slug
-from sparsum.report.metrics import ACCURACY, ELBO, duration_text
+from sparsum.report.metrics import ACCURACY, BOUND, ELBO, EXACT, NLL, duration_text
+from sparsum.report.published import published_nll
 from sparsum.runs import read_run
 
 
@@ -58,7 +59,7 @@ def assert_drawn(path):
         assert image.height >= 300
         colours = image.convert("RGB").getcolors(1 << 24)
     assert len(colours) > 20
-    assert max(count for count, _ in colours) < 0.97 * image.width * image.height
+    assert max(count for count, _ in colours) < 0.98 * image.width * image.height
 
 
 def test_report_of_one_run(make_run, tmp_path, capsys):
@@ -262,8 +263,8 @@ def test_a_summary_alone_gives_a_table(make_run, tmp_path):
     assert not (out / "learning_curves.png").exists()
 
 
-def test_another_experiment_with_other_metrics_is_drawn(make_run, tmp_path):
-    run = make_run(experiment="bitvector", estimator="top-k")
+def test_an_unknown_experiment_with_other_metrics_is_drawn(make_run, tmp_path):
+    run = make_run(experiment="puzzle", estimator="top-k")
     rows = [
         {
             "schema": 1,
@@ -283,9 +284,205 @@ def test_another_experiment_with_other_metrics_is_drawn(make_run, tmp_path):
     assert_drawn(out / "other_metrics.png")
     assert not (out / "learning_curves.png").exists()
     text = Page((out / "index.html").read_text()).text
-    assert "Bit-vector VAE" in text
+    assert text.startswith("puzzle on MNIST")
     assert "3.618" in text
     assert "test bits per dim" in text
+    assert "accuracy" not in text
+
+
+BIT_PICTURES = ["evaluations", "learning_curves", "likelihood", "rate_distortion"]
+
+
+def test_report_of_a_bit_vector_run(make_bit_run, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main([str(make_bit_run()), "--out", str(out)]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    images = ["reconstructions", "samples", "walk"]
+    files = sorted(path.name for path in out.iterdir())
+    assert files == sorted(
+        ["index.html", "table.csv", "table.md", *(f"{n}.png" for n in BIT_PICTURES + images)]
+    )
+    for name in BIT_PICTURES:
+        assert_drawn(out / f"{name}.png")
+    html = (out / "index.html").read_text()
+    page = Page(html)
+    assert len(page.sources) == len(BIT_PICTURES + images)
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    for words in (
+        "Bit-vector VAE on Fashion-MNIST",
+        "fashion-mnist · sparsemap · 32 bits · seed 0",
+        "3.7422 ± 0.0003",
+        "published: 3.72",
+        "estimated on 1,000 test images by importance sampling with 1,024 draws each",
+        "Correia, Niculae, Aziz and Martins, 2020, figure 2 and appendix",
+        "−2033.3",
+        "40 codes drawn from the prior",
+        "one bit flipped",
+        "What to look for",
+        "bits per dimension",
+    ):
+        assert words in page.text, words
+    for words in ("accuracy", "labelled", "class", "warm"):
+        assert words not in page.text.lower(), words
+    for name in ("rate_distortion", "walk"):
+        line = next(text for text in output.out.splitlines() if f" {name}.png" in text)
+        assert len(line.split()) > 3
+
+
+def test_table_of_bit_vector_runs(make_bit_run, tmp_path):
+    runs = [
+        make_bit_run("a", estimator="top-k", nll=3.6181, error=0.000041),
+        make_bit_run("b", estimator="sfe", nll=3.7),
+        make_bit_run("c", estimator="sparsemap", nll=None),
+        make_bit_run("d", estimator="dense", finished=False),
+    ]
+    out = tmp_path / "report"
+    assert main([*map(str, runs), "--out", str(out)]) == 0
+    lines = (out / "table.md").read_text().splitlines()
+    assert lines[0] == (
+        "| run | status | test NLL (bits/dim) | published NLL | test ELBO (nats) | test rate (nats)"
+        " | test distortion (nats) | test exact examples (%) | calls per example, mean"
+        " | median (quartiles) | best epoch | time | time per epoch |"
+    )
+    numbers = "−2033.3 | 21.12 | 2012.2 | 99.79 | 1.15 | 1 (1–2) | 6 | 1 min 03 s | 2.5 s |"
+    assert lines[2] == f"| top-k | finished | 3.6181 ± 0.00004 | 3.62 | {numbers}"
+    assert lines[3].startswith("| sfe | finished | 3.7000 ± 0.0003 | 3.74 |")
+    assert "| – | 1.00 | 1 (1–1) |" in lines[3], "what is drawn is not exact"
+    assert lines[4].startswith("| sparsemap | finished | – | 3.72 |")
+    assert lines[5].startswith("| dense | epoch 3 of 6 | – | – | – |")
+    rows = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    assert float(rows[0]["test.nll.standard_error"]) == 0.000041
+    assert rows[0]["bits"] == "32"
+    assert not any("accuracy" in column for column in rows[0])
+
+
+def test_bit_vector_runs_without_a_likelihood_or_an_end_are_drawn(make_bit_run, tmp_path):
+    for name, options in [
+        ("no-nll", {"nll": None}),
+        ("going", {"finished": False}),
+        ("short", {"epochs": 1}),
+        ("sampled", {"estimator": "sfe"}),
+    ]:
+        out = tmp_path / f"report-{name}"
+        assert main([str(make_bit_run(name, **options)), "--out", str(out)]) == 0
+        for picture in ("rate_distortion", "learning_curves", "evaluations"):
+            assert_drawn(out / f"{picture}.png")
+        assert (out / "likelihood.png").exists() == (name in ("short", "sampled"))
+        assert "accuracy" not in (out / "index.html").read_text()
+    going = Page((tmp_path / "report-going" / "index.html").read_text()).text
+    assert "−2153.3 nats validation ELBO after epoch 3" in going
+    assert "| −2153.3 |" in (tmp_path / "report-going" / "table.md").read_text()
+    sampled = (tmp_path / "report-sampled" / "index.html").read_text()
+    assert "Last panel" not in sampled, "no share of exact examples"
+
+
+def test_a_bit_vector_run_without_metrics_or_with_odd_ones_is_drawn(make_bit_run, tmp_path):
+    alone = make_bit_run("alone")
+    (alone / "metrics.jsonl").unlink()
+    odd = make_bit_run("odd", estimator="$x^{<b>&", bits=64, nll=1e299, error=-1.0)
+    rows = [bit_metrics_row(epoch) for epoch in range(1, 5)]
+    rows[1]["train"]["objective"] = float("nan")
+    rows[2]["validation"] = {"rate": -3.0, "elbo": 1e299, "exact": 7.0, "surprise": 1.0}
+    write_lines(odd / "metrics.jsonl", rows)
+    out = tmp_path / "report"
+    assert main([str(alone), str(odd), "--out", str(out)]) == 0
+    for name in [*BIT_PICTURES, "other_metrics"]:
+        assert_drawn(out / f"{name}.png")
+    assert "$x^{<b>&" in Page((out / "index.html").read_text()).text
+
+
+def test_bit_vector_runs_of_several_data_sets_lengths_and_seeds(make_bit_run, tmp_path):
+    runs = [
+        make_bit_run(f"{data}-{bits}-{name}-{seed}", dataset=data, bits=bits, estimator=name,
+                     seed=seed, nll=3.6 + 0.01 * seed, batch_size=bits // 8)
+        for data, bits in (("mnist", 32), ("fashion-mnist", 32), ("fashion-mnist", 128))
+        for name in ("top-k", "sfe")
+        for seed in (0, 1)
+    ]  # fmt: skip
+    out = tmp_path / "report"
+    assert main([*map(str, runs), "--out", str(out)]) == 0
+    for name in BIT_PICTURES:
+        assert_drawn(out / f"{name}.png")
+    text = Page((out / "index.html").read_text()).text
+    assert "Each data set has its own panel" in text
+    assert "fashion-mnist · top-k · 128 bits · seed 1" in text
+    table = (out / "table.md").read_text()
+    assert "| mnist · sfe · 32 bits · seed 0 | 3.6000 ± 0.0003 | – |" in table
+    assert "| fashion-mnist · sfe · 128 bits · seed 0 | 3.6000 ± 0.0003 | 3.77 |" in table
+    assert "| mnist · top-k · 32 bits | 2 | 3.6050 ± 0.0071 |" in table
+
+
+def test_runs_of_both_experiments_get_a_part_each(make_run, make_bit_run, tmp_path, capsys):
+    runs = [make_run("s", estimator="top-k"), make_bit_run("b"), make_bit_run("c", estimator="sfe")]
+    out = tmp_path / "report"
+    assert main([*map(str, runs), "--out", str(out)]) == 0
+    files = {path.name for path in out.iterdir()}
+    shared = {f"{n}-{e}.png" for n in BIT_PICTURES[:2] for e in ("ssvae", "bitvector")}
+    assert shared | {"likelihood-bitvector.png", "objective-ssvae.png"} <= files
+    assert sum(name.startswith("walk-bitvector-") for name in files) == 2
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert sorted(listed) == sorted(files)
+    for name in files:
+        if name.split("-")[0] in [*BIT_PICTURES, "objective"]:
+            assert_drawn(out / name)
+    html = (out / "index.html").read_text()
+    page = Page(html)
+    first, second = html.index('<header class="part"'), html.rindex('<header class="part"')
+    one, two = (
+        Page(html[first:second]).text,
+        Page(html[second : html.index("<section><h2>Words used")]).text,
+    )
+    assert one.startswith("Semi-supervised VAE on MNIST")
+    assert two.startswith("Bit-vector VAE on Fashion-MNIST")
+    assert "accuracy" in one and "accuracy" not in two
+    assert "NLL" in two and "NLL" not in one and "distortion" not in one
+    anchors = [source[1:] for source in page.sources if source.startswith("#")]
+    assert len(anchors) == 2
+    assert all(html.count(f'id="{anchor}"') == 1 for anchor in anchors)
+    assert page.text.count("evidence lower bound") == 1, "shared words are explained once"
+    assert "Estimator (Bit-vector VAE)" in page.text
+    parts = (out / "table.md").read_text().split("## ")
+    assert [part.splitlines()[0] for part in parts[1:]] == [
+        "Semi-supervised VAE on MNIST",
+        "Bit-vector VAE on Fashion-MNIST",
+    ]
+    assert "| 96.87 | 94.71 |" in parts[1]
+    assert "accuracy" not in parts[2]
+    rows = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    assert [row["experiment"] for row in rows] == ["ssvae", "bitvector", "bitvector"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"estimator": "sfe"}, 3.74),
+        ({"estimator": "top-k"}, 3.62),
+        ({"estimator": "sparsemap"}, 3.72),
+        ({"estimator": "sparsemap-budget", "budget": 16}, 3.64),
+        ({"estimator": "sparsemap", "structure": "budget", "budget": 16}, 3.64),
+        ({"estimator": "sfe", "bits": 128}, 3.77),
+        ({"estimator": "top-k", "bits": 128}, 3.61),
+        ({"estimator": "sparsemap", "bits": 128}, 3.67),
+        ({"estimator": "sparsemap-budget", "bits": 128, "budget": 64}, 3.66),
+        ({"estimator": "sparsemap-budget", "budget": 8}, None),
+        ({"estimator": "top-k", "structure": "subset", "budget": 16}, None),
+        ({"estimator": "dense"}, None),
+        ({"estimator": "top-k-adaptive"}, None),
+        ({"estimator": "top-k", "bits": 64}, None),
+        ({"estimator": "top-k", "dataset": "mnist"}, None),
+    ],
+)
+def test_published_numbers_are_of_the_same_data_and_length(make_bit_run, options, expected):
+    assert published_nll(read_run(make_bit_run(**options))) == expected
+
+
+def test_published_numbers_need_the_options(make_run, make_bit_run):
+    assert published_nll(read_run(make_run())) is None
+    path = make_bit_run()
+    (path / "config.toml").unlink()
+    assert read_run(path).fields["bits"] == 32
+    assert published_nll(read_run(path)) is None, "the set of codes is not known"
 
 
 def test_extreme_numbers_and_names_do_no_harm(make_run, tmp_path):
@@ -331,6 +528,31 @@ def test_groups_leave_the_seed_out(make_run):
     ]
     assert label_runs(runs).groups == ("dense", "dense", "sfe", "sfe")
     assert label_runs(runs[:2]).groups == ("all runs", "all runs")
+
+
+def test_labels_of_bit_vectors_name_their_length(make_bit_run):
+    a = make_bit_run("a", batch_size=64)
+    b = make_bit_run("b", batch_size=16, bits=128)
+    c = make_bit_run("c", structure="budget", budget=16)
+    runs = [read_run(path) for path in (a, b, c)]
+    assert label_runs(runs[:2]).full == ("32 bits", "128 bits"), "and not the batch size"
+    assert label_runs(runs).full == (
+        "32 bits · structure bits",
+        "128 bits · structure bits",
+        "32 bits · structure budget",
+    )
+
+
+def test_curves_and_results_of_metrics(make_bit_run):
+    run = read_run(make_bit_run(nll=3.5, error=0.0123))
+    epochs, values = BOUND.curve(run, "train")
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert values[0] == -(16.0 + 2400.0 + 10.0), "minus the objective"
+    assert BOUND.curve(run, "validation")[1][0] == -2416.0
+    assert ELBO.curve(run, "train") == ([], [])
+    assert EXACT.curve(run, "validation")[1][0] == 60.0
+    assert NLL.result_text(run, "test") == "3.5000 ± 0.0123"
+    assert NLL.result_text(run, "warmup.test") == "–"
 
 
 def test_slugs_are_plain_file_names():

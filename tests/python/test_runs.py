@@ -126,6 +126,16 @@ def test_fields_come_from_the_summary_where_the_config_is_missing(make_run):
     assert (fields["estimator"], fields["seed"], fields["warmup-epochs"]) == ("sfe", 7, 4)
 
 
+def test_reads_a_bit_vector_run(make_bit_run):
+    run = read_run(make_bit_run(epochs=4))
+    assert run.problems == ()
+    assert (run.last_epoch, run.warmup_end, run.planned_epochs) == (4, 0, 4)
+    assert run.result("test.nll.bits_per_dimension") == 3.74215
+    assert run.series("validation.exact")[1][0] == 0.6
+    assert run.fields["bits"] == 32
+    assert sorted(run.images) == ["reconstructions", "samples", "walk"]
+
+
 def test_numbers_that_are_none_are_left_out():
     row = parse_row('{"epoch": 1, "a": NaN, "b": Infinity, "c": null, "d": true, "e": {"f": 2}}')
     assert row.values == {"e.f": 2.0}

@@ -79,6 +79,31 @@ def test_once_converts_a_run(make_run, capsys):
     assert (image.width, image.height, image.step) == (6, 4, 10)
 
 
+def test_once_converts_a_bit_vector_run(make_bit_run):
+    run = make_bit_run()
+    assert main([str(run), "--once"]) == 0
+    accumulator = read_back(run / "tensorboard")
+    tags = accumulator.Tags()
+    for tag in (
+        "train/objective",
+        "train/rate",
+        "validation/distortion",
+        "validation/exact",
+        "validation/evaluations/q25",
+        "time/seconds",
+        "test/elbo",
+        "test/nll/bits_per_dimension",
+        "test/nll/standard_error",
+    ):
+        assert tag in tags["scalars"], tag
+    assert not any("accuracy" in tag for tag in tags["scalars"])
+    assert tags["images"] == ["images/reconstructions", "images/samples", "images/walk"]
+    events = accumulator.Scalars("validation/rate")
+    assert [(e.step, e.value) for e in events][:2] == [(1, 16.0), (2, 19.0)]
+    nll = accumulator.Scalars("test/nll/bits_per_dimension")
+    assert [(e.step, round(e.value, 5)) for e in nll] == [(6, 3.74215)]
+
+
 def test_once_again_replaces_its_own_events_and_no_others(make_run, tmp_path):
     run = make_run()
     log = tmp_path / "log"

@@ -17,7 +17,7 @@ from sparsum.report.labels import label_runs, slug
 from sparsum.runs import Run, RunError, read_run
 
 if TYPE_CHECKING:  # loads matplotlib, which may be missing
-    from sparsum.report.page import RunImage
+    from sparsum.report.page import Part, RunImage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,39 +52,51 @@ def write_report(runs: Sequence[Run], problems: Sequence[str], out: Path) -> lis
     """
     out.mkdir(parents=True, exist_ok=True)
     from sparsum.report import figures, page, style, tables
+    from sparsum.report.experiments import by_experiment
 
-    labels = label_runs(runs)
+    everyone = label_runs(runs)
     notes = list(problems)
-    images = _run_images(runs, labels.full, notes)
+    images = _run_images(runs, everyone.full, notes)
+    groups = by_experiment(runs)
+    parts = []
+    suffixes: set[str] = set()
+    for experiment, members in groups:
+        labels = label_runs(members)
+        suffix = slug(experiment.name) if len(groups) > 1 else ""
+        while suffix in suffixes:
+            suffix += "-"
+        suffixes.add(suffix)
+        parts.append(
+            page.Part(
+                experiment,
+                members,
+                labels,
+                style.style_runs(labels),
+                tables.run_table(experiment, members, labels),
+                tables.seed_table(experiment, members, labels),
+                figures.draw_all(experiment, members, labels, suffix=suffix),
+                [image for run in members for image in images[run.path]],
+            )
+        )
     for problem in notes[len(problems) :]:
         print(f"report: {problem}", file=sys.stderr)
-    pictures = figures.draw_all(runs, labels)
-    table = tables.run_table(runs, labels)
-    seeds = tables.seed_table(runs, labels)
-    html = page.render(
-        runs,
-        labels,
-        styles=style.style_runs(labels),
-        table=table,
-        seeds=seeds,
-        pictures=pictures,
-        images=images,
-        problems=notes,
-    )
-    markdown = table.markdown() + (f"\n{seeds.markdown()}" if seeds is not None else "")
+    html = page.render(parts, runs, everyone, notes)
+    markdown = "\n".join(_markdown(part, several=len(parts) > 1) for part in parts)
     files: list[tuple[str, bytes, str]] = [
         ("index.html", html.encode(), "everything on one page, explained, pictures included"),
         ("table.md", markdown.encode(), "final results of the runs, as Markdown"),
         (
             "table.csv",
-            tables.csv_text(runs, labels).encode(),
+            tables.csv_text(runs, everyone).encode(),
             "all results and options at full precision, one row a run",
         ),
-        *((picture.file, picture.png, picture.shows) for picture in pictures),
+        *((p.file, p.png, p.shows) for part in parts for p in part.pictures),
     ]
-    for image in images:
-        shows = image.title[0].lower() + image.title[1:]
-        files.append((image.file, image.png, f"{shows} ({image.label})"))
+    for part in parts:
+        for image in part.images:
+            words = part.experiment.image_words(image.kind)[0]
+            shows = words[0].lower() + words[1:]
+            files.append((image.file, image.png, f"{shows} ({image.label})"))
     for name, content, _ in files[1:] + files[:1]:  # the page last: it tells that all is there
         write_atomically(out / name, content)
     return [(name, shows) for name, _, shows in files]
@@ -129,15 +141,24 @@ def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def _run_images(runs: Sequence[Run], labels: Sequence[str], notes: list[str]) -> list[RunImage]:
-    """Copies of the runs' own pictures; damaged ones are named in ``notes``."""
+def _markdown(part: Part, *, several: bool) -> str:
+    heading = f"## {part.title}\n\n" if several else ""
+    seeds = f"\n{part.seeds.markdown()}" if part.seeds is not None else ""
+    return heading + part.table.markdown() + seeds
+
+
+def _run_images(
+    runs: Sequence[Run], labels: Sequence[str], notes: list[str]
+) -> dict[Path, list[RunImage]]:
+    """Copies of the runs' own pictures, by folder; damaged ones are named in ``notes``."""
     from PIL import Image
 
     from sparsum.report.page import RunImage
 
-    images = []
+    images: dict[Path, list[RunImage]] = {}
     names: set[str] = set()
     for run, label in zip(runs, labels):
+        copies = images.setdefault(run.path, [])
         for kind, path in run.images.items():
             try:
                 content = path.read_bytes()
@@ -151,7 +172,7 @@ def _run_images(runs: Sequence[Run], labels: Sequence[str], notes: list[str]) ->
             while f"{file}.png" in names:
                 file += "-"
             names.add(f"{file}.png")
-            images.append(RunImage(kind, label, f"{file}.png", content))
+            copies.append(RunImage(kind, label, f"{file}.png", content))
     return images
 
 

@@ -27,7 +27,8 @@ def results(metrics: Sequence[Metric], *, started: bool) -> Caption:
         (
             _SHOWS,
             "One line per run, measured on test images, which no choice was made by. The filled"
-            " diamond with its number is the model of the best validation score" + (start if started else "."),
+            " diamond with its number is the model of the best validation score"
+            + (start if started else "."),
         ),
         (_UNITS, " ".join(units)),
         (
@@ -39,8 +40,9 @@ def results(metrics: Sequence[Metric], *, started: bool) -> Caption:
     )
 
 
-def evaluations(*, bands: bool) -> Caption:
-    """``bands``: medians and quartiles are drawn too."""
+def evaluations(*, bands: bool, exact: bool = False) -> Caption:
+    """``bands``: medians and quartiles are drawn too; ``exact`` is for experiments that have it."""
+    del exact
     spread = (
         "; dotted: the median; the band holds the middle half of them (first to third quartile),"
         " and is not seen where all cost the same."
@@ -67,6 +69,134 @@ def evaluations(*, bands: bool) -> Caption:
         ),
     )
 
+
+def bit_evaluations(*, bands: bool, exact: bool) -> Caption:
+    """Of a bit-vector model; ``exact``: the share of exact examples is drawn too."""
+    spread = (
+        "; dotted: the median; the band holds the middle half of them (first to third quartile),"
+        " and is not seen where all cost the same."
+    )
+    certain = (
+        " Last panel: the share of validation images for which it is certain that nothing was left"
+        " out: for top-k, that no code beyond the k best would have got any probability; for"
+        " SparseMAP, that its solver met its tolerance."
+    )
+    return (
+        (
+            _SHOWS,
+            "How often the decoder, the most expensive part of the model, runs for one image. A"
+            " sum over all codes would take 2^D calls; sparse marginalization takes one for each"
+            " code whose probability is above zero, which differs from image to image; the score"
+            " function takes one for each draw. Solid: the mean over the epoch's images"
+            + (spread if bands else ".")
+            + (certain if exact else ""),
+        ),
+        (
+            _UNITS,
+            "Across: epochs. Upwards: decoder calls per example; a call is one pass for one code."
+            " Where methods differ by factors, equal steps upwards multiply the cost equally."
+            + (" Exact examples: per cent of images." if exact else ""),
+        ),
+        (
+            _LOOK,
+            "Sparse runs that fall towards 1 as the model becomes sure of its codes: gradients"
+            " without noise at nearly the price of one sample. A top-k run whose band lies at k"
+            " has more to say than it is allowed to"
+            + (", which its share of exact examples shows as well." if exact else "."),
+        ),
+    )
+
+
+def rate_distortion(*, unfinished: bool, several_data_sets: bool) -> Caption:
+    """``unfinished``: results of the last validation are drawn too."""
+    return (
+        (
+            _SHOWS,
+            "What the code tells of an image (rate) against what it leaves to be told"
+            " (distortion), one mark per run: the model of the best validation score, on test"
+            " images"
+            + (
+                "; hollow: the last validation result of a run that has not finished."
+                if unfinished
+                else "."
+            )
+            + " All points of a dashed line have the same ELBO, minus the sum of the two. The"
+            " dotted upright line is the most that D bits can tell, D · log 2, reached when every"
+            " image has a single code."
+            + (" Each data set has its own panel." if several_data_sets else ""),
+        ),
+        (
+            _UNITS,
+            "Across and upwards: nats per image (1 nat = 1.44 bits). The two scales differ.",
+        ),
+        (
+            _LOOK,
+            "Marks on lower lines: a better ELBO. Of two on one line, the one further right says"
+            " more with its code. A mark far to the left of the dotted line is of a model whose"
+            " code tells little for its length: q(z|x) stays spread over many codes. Where the"
+            " dashed lines are nearly level, the distortion decides.",
+        ),
+    )
+
+
+def likelihoods(estimated: str, *, source: str | None) -> Caption:
+    """``estimated``: from how many images and draws; ``source``: of published numbers drawn."""
+    published = (
+        " Hollow: the published value for the same data set, number of bits and estimator"
+        f" ({source})."
+        if source
+        else ""
+    )
+    return (
+        (
+            _SHOWS,
+            "How well the whole model predicts images that it has never seen: the negative"
+            f" log-likelihood, {estimated}. Left: bars from zero. Right: the same with the scale"
+            " stretched, and ± one Monte Carlo standard error of the estimate, which is often"
+            " smaller than the mark." + published,
+        ),
+        (
+            _UNITS,
+            "Bits per dimension: the bits that a perfect coder with this model would spend on one"
+            " pixel of 8 bits.",
+        ),
+        (
+            _LOOK,
+            "Further left is better. The error is that of the estimate for this model and these"
+            " images: training with another seed changes more."
+            + (
+                " Hold a short run, or an estimate from a part of the test images, against"
+                " published values with care."
+                if source
+                else ""
+            ),
+        ),
+    )
+
+
+BIT_LEARNING_CURVES: Caption = (
+    (
+        _SHOWS,
+        "How each run gets better, and by what. Solid: images held back for validation; thin and"
+        " dotted: training images, while the model still changes. The diamond is the model of the"
+        " best validation score, on test images. The ELBO is minus the sum of the other two: the"
+        " rate is what the code tells of an image, the distortion what is left to tell. For the"
+        " score function the distortion is estimated from a draw for each image; for the others it"
+        " is a sum over all codes with a probability.",
+    ),
+    (
+        _UNITS,
+        "Across: epochs. Upwards: nats per image (1 nat = 1.44 bits). ELBO: a lower bound on the"
+        " image's log-probability; nearer to zero is better. Rate: from 0 to D · log 2, which is"
+        " 22.2 with 32 bits and 88.7 with 128. Distortion: lower is better.",
+    ),
+    (
+        _LOOK,
+        "An ELBO that rises and a distortion that falls, for validation as for training: a gap"
+        " between the two means that training images are being learnt by heart. A rate near its"
+        " limit says that q(z|x) settles for one code; one near zero, that the bits are ignored.",
+    ),
+)
 
 LEARNING_CURVES: Caption = (
     (

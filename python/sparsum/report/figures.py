@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import PurePath
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -14,9 +16,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sparsum.report import captions, panels, style
+from sparsum.report import captions, panels, published, style
+from sparsum.report.experiments import BITVECTOR, DATASETS, Experiment, distinct
 from sparsum.report.labels import Labels
-from sparsum.report.metrics import CURVES, OBJECTIVES, Metric, other_metrics, result_metrics
+from sparsum.report.metrics import EVALUATIONS, EXACT, NLL, Metric
 from sparsum.report.panels import FULL_HEIGHT, Drawing
 from sparsum.report.style import DOTTED, MEDIAN_DASH, MUTED, EpochAxis
 from sparsum.runs import Run
@@ -37,24 +40,29 @@ class Picture:
     png: bytes
 
 
-def draw_all(runs: Sequence[Run], labels: Labels) -> list[Picture]:
-    """Every picture for which the runs have data, the most telling first."""
-    drawing = Drawing(runs, labels.full, style.style_runs(labels))
-    makers: tuple[Callable[[Drawing], Picture | None], ...] = (
-        results,
-        learning_curves,
-        evaluations,
-        objectives,
-        others,
-    )
+def draw_all(
+    experiment: Experiment, runs: Sequence[Run], labels: Labels, *, suffix: str = ""
+) -> list[Picture]:
+    """Every picture for which the runs of an experiment have data, the most telling first.
+
+    ``suffix`` goes into the files' names, to tell experiments apart.
+    """
+    drawing = Drawing(experiment, runs, labels.full, style.style_runs(labels))
+    makers = _MAKERS_OF.get(experiment.name, _MAKERS)
     with matplotlib.rc_context(style.RC):
         pictures = [make(drawing) for make in makers]
-    return [picture for picture in pictures if picture is not None]
+    named = [picture for picture in pictures if picture is not None]
+    return [replace(picture, file=_with_suffix(picture.file, suffix)) for picture in named]
+
+
+def _with_suffix(file: str, suffix: str) -> str:
+    path = PurePath(file)
+    return f"{path.stem}-{suffix}{path.suffix}" if suffix else file
 
 
 def results(drawing: Drawing) -> Picture | None:
     """Several runs' test results side by side, each as a step from the warm-started model's."""
-    metrics = result_metrics(drawing.runs)
+    metrics = drawing.experiment.result_metrics(drawing.runs)
     finished = drawing.only(
         lambda run: any(run.result(f"test.{metric.key}") is not None for metric in metrics)
     )
@@ -82,15 +90,17 @@ def results(drawing: Drawing) -> Picture | None:
 
 
 def learning_curves(drawing: Drawing) -> Picture | None:
-    """Accuracy and ELBO by epoch."""
-    figure = _curves_figure(drawing, CURVES, marks=True)
+    """What tells of progress, by epoch."""
+    metrics = drawing.experiment.curves
+    figure = _curves_figure(drawing, metrics, marks=True)
     if figure is None:
         return None
+    *names, last = (metric.name for metric in metrics)
     return Picture(
         "learning_curves.png",
         "Learning curves",
-        "accuracy and ELBO after each epoch, on training and validation images",
-        captions.LEARNING_CURVES,
+        f"{', '.join(names)} and {last} after each epoch, on training and validation images",
+        drawing.experiment.learning_curves,
         _png(figure),
     )
 
@@ -101,13 +111,18 @@ def evaluations(drawing: Drawing) -> Picture | None:
         "train": "Loss evaluations while training",
         "validation": "Loss evaluations on validation images",
     }
-    splits = [split for split in titles if drawing.has_series(f"{split}.evaluations.mean")]
+    splits = [split for split in titles if drawing.has_curve(EVALUATIONS, split)]
     if not splits:
         return None
-    figure, grid = _stacked(len(splits), FULL_HEIGHT)
+    exact = EXACT in drawing.experiment.results and drawing.has_curve(EXACT, "validation")
+    figure, grid = _stacked(*[FULL_HEIGHT] * len(splits), *[LOW_HEIGHT] * exact)
     axis = EpochAxis(drawing.runs)
-    for axes, split in zip(grid, splits, strict=True):
+    for axes, split in zip(grid, splits):
         panels.evaluations_panel(axes, drawing, axis, split, titles[split])
+    if exact:
+        panels.curves_panel(
+            grid[-1], drawing, axis, EXACT, ["validation"], marks=True, height=LOW_HEIGHT
+        )
     grid[-1].set_xlabel(axis.label)
     key: list[Artist] = [Line2D([], [], color=MUTED, linewidth=2, label="mean")]
     if not drawing.crowded:
@@ -115,19 +130,22 @@ def evaluations(drawing: Drawing) -> Picture | None:
             Line2D([], [], color=MUTED, linewidth=1.1, linestyle=MEDIAN_DASH, label="median"),
             Patch(color=MUTED, alpha=0.22, linewidth=0, label="middle half of examples"),
         ]
+    if exact and drawing.has_result(f"test.{EXACT.key}"):
+        key.append(_marker("D", "best model by validation, test"))
     _legends(figure, drawing, key)
     return Picture(
         "evaluations.png",
         "Loss evaluations: the cost of an example",
         "decoder calls per example in each epoch (mean, median, quartiles)",
-        captions.evaluations(bands=not drawing.crowded),
+        drawing.experiment.evaluations(bands=not drawing.crowded, exact=exact),
         _png(figure),
     )
 
 
 def objectives(drawing: Drawing) -> Picture | None:
     """The training objective and its parts."""
-    figure = _curves_figure(drawing, OBJECTIVES, marks=False, splits=("train",), height=LOW_HEIGHT)
+    metrics = drawing.experiment.objectives
+    figure = _curves_figure(drawing, metrics, marks=False, splits=("train",), height=LOW_HEIGHT)
     if figure is None:
         return None
     return Picture(
@@ -141,7 +159,8 @@ def objectives(drawing: Drawing) -> Picture | None:
 
 def others(drawing: Drawing) -> Picture | None:
     """Metrics that have no figure of their own."""
-    figure = _curves_figure(drawing, other_metrics(drawing.runs), marks=True, height=LOW_HEIGHT)
+    metrics = drawing.experiment.other_metrics(drawing.runs)
+    figure = _curves_figure(drawing, metrics, marks=True, height=LOW_HEIGHT)
     if figure is None:
         return None
     return Picture(
@@ -153,12 +172,105 @@ def others(drawing: Drawing) -> Picture | None:
     )
 
 
-def _stacked(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def likelihoods(drawing: Drawing) -> Picture | None:
+    """Negative log-likelihoods in bits per dimension, beside published ones."""
+    finished = drawing.only(lambda run: run.result(f"test.{NLL.key}") is not None)
+    count = len(finished.runs)
+    if count == 0:
+        return None
+    compared = any(published.published_nll(run) is not None for run in finished.runs)
+    row = 0.56 if compared else 0.42
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    figure = Figure(figsize=(style.WIDTH, 1.3 + row * count), layout=layout)
+    bars, points = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": [2, 3]})
+    panels.likelihood_bars(bars, finished)
+    panels.likelihood_points(points, finished)
+    key = [_marker("D", "this run ± standard error")]
+    if compared:
+        key.append(_marker("D", "published", filled=False))
+    figure.legend(handles=key, loc="outside lower left", ncols=2, handletextpad=0.3)
+    return Picture(
+        "likelihood.png",
+        "Negative log-likelihood",
+        "negative log-likelihood of test images in bits per dimension, with its standard error"
+        + (" and published values" if compared else ""),
+        captions.likelihoods(
+            estimation_text(finished.runs), source=published.SOURCE if compared else None
+        ),
+        _png(figure),
+    )
+
+
+def estimation_text(runs: Sequence[Run]) -> str:
+    """From how many images and draws negative log-likelihoods are estimated."""
+
+    def several(name: str) -> str:
+        numbers = sorted({n for run in runs if (n := run.result(f"test.nll.{name}")) is not None})
+        return " or ".join(f"{number:,.0f}" for number in numbers)
+
+    images, draws = several("images"), several("samples")
+    if not images or not draws:
+        return "estimated by importance sampling"
+    return f"estimated on {images} test images by importance sampling with {draws} draws each"
+
+
+def rate_distortion(drawing: Drawing) -> Picture | None:
+    """What the code tells against what it leaves to be told, a point a run."""
+    drawn = drawing.only(lambda run: isfinite(panels.rate_and_distortion(run)[0]))
+    if not drawn.runs:
+        return None
+    data = distinct(drawn.runs, "dataset") or [""]
     figure = Figure(
-        figsize=(style.WIDTH, height * count + 0.9),
+        figsize=(style.WIDTH, 3.9 * len(data) + 0.9),
         layout=ConstrainedLayoutEngine(hspace=0.05, h_pad=0.07),
     )
-    grid = figure.subplots(count, 1, squeeze=False)
+    grid = figure.subplots(len(data), 1, squeeze=False)
+    for axes, name in zip(grid[:, 0], data, strict=True):
+        members = drawn.only(lambda run, name=name: str(run.fields.get("dataset", data[0])) == name)
+        what = DATASETS.get(name, name) if len(data) > 1 else ""
+        panels.rate_distortion_panel(axes, members, what)
+    finals = {panels.rate_and_distortion(run)[2] for run in drawn.runs}
+    key: list[Artist] = []
+    if True in finals:
+        key.append(_marker("D", "best model by validation, test"))
+    if False in finals:
+        key.append(_marker("o", "unfinished run, last validation", filled=False))
+    key.append(Line2D([], [], color="#C3C9D0", linewidth=0.9, linestyle="--", label="equal ELBO"))
+    limit = Line2D(
+        [], [], color=MUTED, linewidth=1.1, linestyle=DOTTED, label="most that D bits tell"
+    )
+    key.append(limit)
+    _legends(figure, drawn, key)
+    return Picture(
+        "rate_distortion.png",
+        "Rate and distortion",
+        "the two parts of the ELBO against each other, one point a run",
+        captions.rate_distortion(unfinished=False in finals, several_data_sets=len(data) > 1),
+        _png(figure),
+    )
+
+
+_MAKERS: tuple[Callable[[Drawing], Picture | None], ...] = (
+    results,
+    learning_curves,
+    evaluations,
+    objectives,
+    others,
+)
+
+_MAKERS_OF: dict[str, tuple[Callable[[Drawing], Picture | None], ...]] = {
+    BITVECTOR.name: (likelihoods, rate_distortion, learning_curves, evaluations, others),
+}
+
+
+def _stacked(*heights: float) -> tuple[Figure, list[Axes]]:
+    """Panels of the given heights, one below the other."""
+    figure = Figure(
+        figsize=(style.WIDTH, sum(heights) + 0.9),
+        layout=ConstrainedLayoutEngine(hspace=0.05, h_pad=0.07),
+    )
+    ratios = {"height_ratios": heights}
+    grid = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw=ratios)
     return figure, [row[0] for row in grid]
 
 
@@ -171,22 +283,18 @@ def _curves_figure(
     height: float = FULL_HEIGHT,
 ) -> Figure | None:
     """A panel for each metric that has a curve; ``marks``: with the test results of the runs."""
-
-    def has_curve(metric: Metric, split: str) -> bool:
-        return drawing.has_series(f"{split}.{metric.key}")
-
-    drawn = [m for m in metrics if any(has_curve(m, split) for split in splits)]
+    drawn = [m for m in metrics if any(drawing.has_curve(m, split) for split in splits)]
     if not drawn:
         return None
-    figure, grid = _stacked(len(drawn), height)
+    figure, grid = _stacked(*[height] * len(drawn))
     axis = EpochAxis(drawing.runs)
     for axes, metric in zip(grid, drawn, strict=True):
         panels.curves_panel(axes, drawing, axis, metric, splits, marks=marks, height=height)
     grid[-1].set_xlabel(axis.label)
     key: list[Artist] = []
-    if any(has_curve(m, "validation") for m in drawn) and "validation" in splits:
+    if any(drawing.has_curve(m, "validation") for m in drawn) and "validation" in splits:
         key.append(Line2D([], [], color=MUTED, linewidth=2, label="validation"))
-        if any(has_curve(m, "train") for m in drawn):
+        if any(drawing.has_curve(m, "train") for m in drawn):
             dots = Line2D([], [], color=MUTED, linewidth=1.1, linestyle=DOTTED, label="training")
             key.append(dots)
     if marks and any(drawing.has_result(f"warmup.test.{m.key}") for m in drawn):

@@ -11,6 +11,9 @@ from sparsum.runs import Run
 _FIRST = ("experiment", "dataset", "estimator")
 """Options that say most about a run, and whose value needs no name beside it."""
 
+_EARLY = ("bits", "structure", "budget")
+"""Options that say more about a run than those of its training."""
+
 _LAST = ("epochs", "warmup-epochs", "seed")
 """Options that tell runs apart only when nothing else does."""
 
@@ -35,7 +38,7 @@ def label_runs(runs: Sequence[Run]) -> Labels:
     fields: list[dict[str, object]] = [dict(run.fields) for run in runs]
     telling = _telling_keys(fields)
     if len(runs) == 1:
-        telling = [key for key in ("dataset", "estimator", "seed") if key in fields[0]]
+        telling = [key for key in ("dataset", "estimator", "bits", "seed") if key in fields[0]]
     full: list[str] = []
     groups: list[str] = []
     for run, options in zip(runs, fields, strict=True):
@@ -56,10 +59,10 @@ def _telling_keys(fields: Sequence[dict[str, object]]) -> list[str]:
     So a learning rate that goes with the estimator does not appear beside it.
     """
     every = {key for options in fields for key in options} - set(_IGNORED)
-    middle = sorted(every - set(_FIRST) - set(_LAST))
+    middle = sorted(every - {*_FIRST, *_EARLY, *_LAST})
     kept: list[str] = []
     apart = 1
-    for key in (*_FIRST, *middle, *_LAST):
+    for key in (*_FIRST, *_EARLY, *middle, *_LAST):
         signatures = {tuple(repr(o.get(k)) for k in (*kept, key)) for o in fields}
         if len(signatures) > apart:
             kept.append(key)
@@ -70,6 +73,8 @@ def _telling_keys(fields: Sequence[dict[str, object]]) -> list[str]:
 def _part(key: str, value: object) -> str:
     if value is None:
         return f"{key} {NOT_SET}"
+    if key == "bits":
+        return f"{value} bits"
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if key in _FIRST else f"{key} {text}"
 

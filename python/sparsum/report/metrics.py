@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparsum.runs import Run
 
-SPLITS = ("train", "validation", "test")
 STATISTICS = ("mean", "median", "q25", "q75")
 
 
@@ -24,17 +22,54 @@ class Metric:
     """None: four significant digits."""
     meaning: str = ""
     """A sentence for a reader who does not know the code."""
+    error: str = ""
+    """The key of its standard error, where one is logged."""
+    training: tuple[str, float] | None = None
+    """Key and factor in the rows of training, where they are others."""
+    most: float | None = None
+    """The largest value there can be, as shown: no axis goes far beyond it."""
 
     @property
     def heading(self) -> str:
         return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def curve(self, run: Run, split: str) -> tuple[list[int], list[float]]:
+        """Epochs and values as shown."""
+        key, factor = (self.key, self.factor)
+        if split == "train" and self.training is not None:
+            key, factor = self.training
+        epochs, logged = run.series(f"{split}.{key}")
+        return epochs, [value * factor for value in logged]
+
+    def result_text(self, run: Run, name: str) -> str:
+        """A result of the summary, such as ``"test"``'s, with its standard error if it has one."""
+        value = run.result(f"{name}.{self.key}")
+        text = self.text(value)
+        error = self.result_error(run, name)
+        return text if value is None or error is None else f"{text} ± {self._size_text(error)}"
+
+    def result_error(self, run: Run, name: str) -> float | None:
+        """The standard error of a result, as shown."""
+        error = run.result(f"{name}.{self.error}") if self.error else None
+        return None if error is None or error < 0 else error * self.factor
+
+    def _size_text(self, size: float) -> str:
+        """An error as shown, with more digits than the value where it would be rounded to zero."""
+        decimals = self.decimals
+        while decimals is not None and size > 0 and decimals < 9:
+            text = replace(self, factor=1.0, decimals=decimals).text(size)
+            if float(text) > 0:
+                return text
+            decimals += 1
+        return replace(self, factor=1.0).text(size)
 
     def text(self, value: float | None, unit: bool = False) -> str:
         """A logged number as shown; an en dash where there is none."""
         if value is None:
             return "–"
         shown = value * self.factor
-        text = f"{shown:.4g}" if self.decimals is None else f"{shown:.{self.decimals}f}"
+        long = self.decimals is None or abs(shown) >= 1e12
+        text = f"{shown:.4g}" if long else f"{shown:.{self.decimals}f}"
         text = text.replace("-", "−", 1) if text.startswith("-") else text
         return f"{text} {self.unit}" if unit and self.unit else text
 
@@ -66,29 +101,40 @@ OBJECTIVE = Metric("objective", "training objective", "nats", decimals=1)
 LABELLED = Metric("labelled", "labelled images", "nats", decimals=1)
 UNLABELLED = Metric("unlabelled", "unlabelled images", "nats", decimals=1)
 
-CURVES = (ACCURACY, ELBO)
-OBJECTIVES = (OBJECTIVE, LABELLED, UNLABELLED)
-KNOWN = (*CURVES, EVALUATIONS, *OBJECTIVES)
-
-
-def other_metrics(runs: Sequence[Run]) -> list[Metric]:
-    """Metrics that the runs have and this module does not know, in the order they appear."""
-    known = {metric.key for metric in KNOWN} | {f"evaluations.{s}" for s in STATISTICS}
-    found: dict[str, None] = {}
-    for run in runs:
-        summary = run.summary.values if run.summary is not None else {}
-        for values in (*(row.values for row in run.rows), summary):
-            for name in values:
-                split, _, key = name.partition(".")
-                if split in SPLITS and key and key not in known:
-                    found.setdefault(key)
-    return [Metric(key, key.replace("_", " ").replace(".", " ")) for key in found]
-
-
-def result_metrics(runs: Sequence[Run]) -> list[Metric]:
-    """Metrics of which some run has a test result; the well-known ones first."""
-    candidates = (*CURVES, *other_metrics(runs), EVALUATIONS)
-    return [m for m in candidates if any(run.result(f"test.{m.key}") is not None for run in runs)]
+BOUND = replace(ELBO, training=("objective", -1.0))
+"""The ELBO of a model whose training objective is its negative."""
+RATE = Metric(
+    "rate",
+    "rate",
+    "nats",
+    decimals=2,
+    meaning="what the code tells of an image, D · log 2 = 0.69 · D nats at most",
+)
+DISTORTION = Metric(
+    "distortion",
+    "distortion",
+    "nats",
+    decimals=1,
+    meaning="what is left to tell once the code is known; lower is better",
+)
+NLL = Metric(
+    "nll.bits_per_dimension",
+    "NLL",
+    "bits/dim",
+    decimals=4,
+    meaning="negative log-likelihood in bits per pixel ± Monte Carlo standard error; lower is"
+    " better",
+    error="nll.standard_error",
+)
+EXACT = Metric(
+    "exact",
+    "exact examples",
+    "%",
+    100.0,
+    2,
+    "the share of images for which it is certain that the sum left nothing out",
+    most=100.0,
+)
 
 
 def duration_text(seconds: float | None) -> str:

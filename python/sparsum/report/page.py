@@ -7,90 +7,17 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 from sparsum import __version__
-from sparsum.report.figures import Picture
+from sparsum.report.experiments import Experiment, distinct, title
+from sparsum.report.figures import Picture, estimation_text
 from sparsum.report.labels import Labels
-from sparsum.report.metrics import (
-    ACCURACY,
-    EVALUATIONS,
-    duration_text,
-    result_metrics,
-)
+from sparsum.report.metrics import EVALUATIONS, NLL, duration_text
+from sparsum.report.published import SOURCE, published_nll
 from sparsum.report.style import DPI, RunStyle
 from sparsum.report.tables import Table, status
 from sparsum.runs import Run
-
-EXPERIMENTS = {
-    "ssvae": (
-        "Semi-supervised VAE",
-        "A model of images is trained that also learns to name what is on them. It explains an"
-        " image by its class z, one of a few, and by a continuous code h for everything else, such"
-        " as slant and stroke. A small part of the training images comes with its class; for the"
-        " others the model has to sum, or guess, over the classes.",
-    ),
-    "signal": (
-        "Emergent communication",
-        "A sender sees an image and says one symbol of a vocabulary; a receiver sees several images"
-        " and has to pick the one that was meant. The two learn a language of their own.",
-    ),
-    "bitvector": (
-        "Bit-vector VAE",
-        "A model of images is trained whose code is a vector of bits: each image is squeezed"
-        " into that many yes-or-no answers and drawn again from them.",
-    ),
-}
-
-DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-
-ESTIMATORS = {
-    "dense": "softmax probabilities; every class is summed over: exact, and as many decoder calls"
-    " as there are classes.",
-    "sparsemax": "probabilities of which most are exactly zero; only the others are summed over:"
-    " exact, with few decoder calls.",
-    "entmax": "between softmax and sparsemax: probabilities of which many are exactly zero; only"
-    " the others are summed over.",
-    "top-k": "sparsemax over the k best assignments, found without listing all.",
-    "sparsemap": "a sparse distribution over structures, found by an active-set solver.",
-    "sfe": "score function (REINFORCE): one class is drawn; one decoder call, a noisy gradient;"
-    " a moving average of past losses takes some of the noise away.",
-    "sfe-plus": "score function with a second sample as its baseline: two decoder calls.",
-    "nvil": "score function with a learned baseline: one decoder call, a noisy gradient.",
-    "gumbel": "a relaxed sample (Gumbel-softmax): one decoder call, a biased gradient.",
-    "st-gumbel": "a hard sample with the gradient of a relaxed one: one decoder call, biased.",
-    "sum-and-sample": "the most probable classes summed, one of the rest drawn.",
-}
-
-IMAGES = {
-    "samples": (
-        "Images that the model makes up",
-        "Each row is one class z, each column one draw of the continuous code h, the same in all"
-        " rows. Look for rows that keep to one kind of object, and columns that share"
-        " a manner, such as slant or thickness: then the model has told the two apart.",
-    ),
-    "reconstructions": (
-        "Test images and what the model makes of them",
-        "Top row: images the model has never seen. Below: the same, encoded and drawn again under"
-        " the class that the model finds most probable. Look for the same object below;"
-        " a different one is a misread class, a blurred one lost detail.",
-    ),
-}
-
-GLOSSARY = (
-    ("Estimator", "how training gets a gradient through the discrete class: by summing over all"
-     " classes, over the few with a probability above zero, or by drawing samples."),
-    ("Loss evaluation, decoder call", "one run of the decoder for one example and one class: the"
-     " unit in which methods are compared, because it is what costs time."),
-    ("ELBO", "evidence lower bound: what a model of this kind is trained to raise. A bound from"
-     " below on the log-probability of an image, in nats (1 nat = 1.44 bits); nearer to zero is"
-     " better. Compare it only on the same data set and with the same preparation of images."),
-    ("Warm-up, warm start", "a first phase on labelled images alone, the same for every estimator."
-     " The model it ends with is the start of the comparison."),
-    ("Train, validation, test", "images to learn from; images to watch progress and choose by;"
-     " images looked at once, for the final numbers."),
-    ("Seed", "the number that all random choices follow from. Runs with several seeds show"
-     " how much of a difference is chance."),
-)  # fmt: skip
 
 STYLE = """
 :root { color-scheme: light; --ink: #24292f; --muted: #57606a; --line: #d8dee4; --soft: #f6f8fa; }
@@ -99,9 +26,12 @@ body { margin: 0; background: #fff; color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", Arial, sans-serif; }
 main { max-width: 1008px; margin: 0 auto; padding: 40px 24px 24px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 12px; letter-spacing: -0.01em; }
+.part { margin-top: 76px; padding-top: 26px; border-top: 3px solid var(--line); }
+.part h1 { font-size: 26px; }
 h2 { font-size: 21px; margin: 52px 0 10px; }
 h3 { font-size: 16px; margin: 22px 0 8px; }
 p { margin: 0 0 12px; }
+a { color: #0969da; }
 .lead { max-width: 76ch; }
 .estimators { margin: 12px 0 0; padding: 0; list-style: none; max-width: 84ch; }
 .estimators li { margin: 4px 0; }
@@ -121,6 +51,9 @@ td { white-space: nowrap; }
 th { vertical-align: bottom; font-weight: 600; line-height: 1.3; border-bottom: 2px solid #afb8c1; }
 th:first-child, td:first-child { text-align: left; padding-left: 2px; white-space: normal;
   min-width: 140px; }
+table.wide { font-size: 12.5px; }
+table.wide :is(th, td) { padding: 7px 6px; }
+table.wide :is(th, td):first-child { padding-left: 2px; min-width: 84px; }
 figure { margin: 0; }
 figure > img { display: block; max-width: 100%; height: auto; margin: 6px 0 8px; }
 figcaption p { margin: 0 0 6px; }
@@ -154,60 +87,84 @@ class RunImage:
 
     kind: str
     label: str
+    """The run's name among all runs of the report."""
     file: str
     png: bytes
 
+
+@dataclass(frozen=True)
+class Part:
+    """What the report has of one experiment's runs."""
+
+    experiment: Experiment
+    runs: Sequence[Run]
+    labels: Labels
+    styles: Sequence[RunStyle]
+    table: Table
+    seeds: Table | None
+    pictures: Sequence[Picture]
+    images: Sequence[RunImage]
+
     @property
     def title(self) -> str:
-        return IMAGES.get(self.kind, (self.kind.replace("_", " "), ""))[0]
+        return title(self.experiment, self.runs)
 
 
 def render(
-    runs: Sequence[Run],
-    labels: Labels,
-    *,
-    styles: Sequence[RunStyle],
-    table: Table,
-    seeds: Table | None,
-    pictures: Sequence[Picture],
-    images: Sequence[RunImage],
-    problems: Sequence[str],
+    parts: Sequence[Part], runs: Sequence[Run], labels: Labels, problems: Sequence[str]
 ) -> str:
-    """The whole page."""
+    """The whole page. ``runs``: all, under the names that tell them apart, ``labels``."""
+    several = len(parts) > 1
     sections = [
-        _head(runs, labels, styles),
-        _cards(runs[0]) if len(runs) == 1 else "",
-        _numbers(runs, table, seeds),
-        *(_picture(picture) for picture in pictures),
-        *_image_sections(images, several=len(runs) > 1),
-        _glossary(),
+        _contents(parts) if several else "",
+        *(section for part in parts for section in _part(part, several=several)),
+        _glossary(parts),
         _options(runs, labels),
         _footer(problems),
     ]
+    whole_title = " and ".join(part.title for part in parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(_title(runs))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(whole_title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _distinct(runs: Sequence[Run], key: str) -> list[str]:
-    return list(dict.fromkeys(str(run.fields[key]) for run in runs if key in run.fields))
+def _contents(parts: Sequence[Part]) -> str:
+    items = "".join(
+        f'<li><a href="#{_anchor(part)}">{escape(part.title)}</a>: {len(part.runs)}'
+        f" run{'s' if len(part.runs) > 1 else ''}</li>"
+        for part in parts
+    )
+    return (
+        '<header><h1>Training report</h1><p class="lead">Runs of different experiments, each'
+        " with its own part: their numbers are not to be compared.</p>"
+        f'<ul class="estimators">{items}</ul></header>'
+    )
 
 
-def _title(runs: Sequence[Run]) -> str:
-    names = [EXPERIMENTS.get(name, (name, ""))[0] for name in _distinct(runs, "experiment")]
-    title = " and ".join(names) or "Training report"
-    data = " and ".join(DATASETS.get(name, name) for name in _distinct(runs, "dataset"))
-    return f"{title} on {data}" if data else title
+def _anchor(part: Part) -> str:
+    return quote(f"part-{part.experiment.name}")
 
 
-def _head(runs: Sequence[Run], labels: Labels, styles: Sequence[RunStyle]) -> str:
-    texts = [EXPERIMENTS[name][1] for name in _distinct(runs, "experiment") if name in EXPERIMENTS]
-    parts = [f"<h1>{escape(_title(runs))}</h1>"]
-    parts += [f'<p class="lead">{escape(text)}</p>' for text in texts]
+def _part(part: Part, *, several: bool) -> list[str]:
+    """The sections of one experiment; ``several``: the page has others too."""
+    return [
+        _head(part, several=several),
+        _cards(part.experiment, part.runs[0]) if len(part.runs) == 1 else "",
+        _numbers(part),
+        *(_picture(picture) for picture in part.pictures),
+        *_image_sections(part),
+    ]
+
+
+def _head(part: Part, *, several: bool) -> str:
+    experiment, runs, styles = part.experiment, part.runs, part.styles
+    parts = [f"<h1>{escape(part.title)}</h1>"]
+    if experiment.about:
+        parts.append(f'<p class="lead">{escape(experiment.about)}</p>')
     running = [run for run in runs if not run.finished]
     if running:
         have = "has" if len(running) == 1 else "have"
@@ -216,7 +173,7 @@ def _head(runs: Sequence[Run], labels: Labels, styles: Sequence[RunStyle]) -> st
             f'<p class="lead"><b>{what} not finished</b>: what there is so far is shown.'
             " Draw the report again later for the rest.</p>"
         )
-    explained = [name for name in _distinct(runs, "estimator") if name in ESTIMATORS]
+    explained = [name for name in distinct(runs, "estimator") if name in experiment.estimators]
     if explained:
         by_estimator = {run.fields.get("estimator"): s for run, s in zip(runs, styles)}
         counts = {name: sum(r.fields.get("estimator") == name for r in runs) for name in explained}
@@ -225,18 +182,20 @@ def _head(runs: Sequence[Run], labels: Labels, styles: Sequence[RunStyle]) -> st
         for name in explained:
             colour = by_estimator[name].colour
             chip = f'<span class="chip" style="background:{colour}"></span>' if single else ""
-            items.append(f"<li>{chip}<b>{escape(name)}</b>: {escape(ESTIMATORS[name])}</li>")
+            text = escape(experiment.estimators[name])
+            items.append(f"<li>{chip}<b>{escape(name)}</b>: {text}</li>")
         what = "The estimator" if len(items) == 1 else "The estimators"
         parts.append(f"<h3>{what}: how the gradient gets through the discrete choice</h3>")
         kind = "estimators keyed" if single else "estimators"
         parts.append(f'<ul class="{kind}">{"".join(items)}</ul>')
-    return f"<header>{''.join(parts)}</header>"
+    start = f'<header class="part" id="{_anchor(part)}">' if several else "<header>"
+    return f"{start}{''.join(parts)}</header>"
 
 
-def _cards(run: Run) -> str:
+def _cards(experiment: Experiment, run: Run) -> str:
     """A single run's results, large."""
     cards: list[tuple[str, str, str]] = []
-    for metric in result_metrics([run])[:4]:
+    for metric in experiment.card_metrics(run):
         value = run.result(f"test.{metric.key}")
         start = run.result(f"warmup.test.{metric.key}")
         unit = metric.unit if metric is not EVALUATIONS else ""
@@ -246,11 +205,15 @@ def _cards(run: Run) -> str:
             what = f"test {metric.name}"
             if start is not None:
                 what += f", from {metric.text(start)} after the warm-up"
+            reference = published_nll(run) if metric is NLL else None
+            if reference is not None:
+                what += f", published: {reference:.2f}"
         cards.append((metric.text(value), unit, what))
-    accuracies = run.series("validation.accuracy")[1]
-    if not run.finished and accuracies:
-        text = ACCURACY.text(accuracies[-1])
-        cards.append((text, "%", f"validation accuracy after epoch {run.last_epoch}"))
+    progress = experiment.progress
+    last = run.series(f"validation.{progress.key}")[1]
+    if not run.finished and last:
+        what = f"validation {progress.name} after epoch {run.last_epoch}"
+        cards.append((progress.text(last[-1]), progress.unit, what))
     if not run.finished:
         cards.append((status(run), "", "not finished yet"))
     seconds = run.result("seconds")
@@ -266,9 +229,10 @@ def _cards(run: Run) -> str:
     return f'<div class="cards">{items}</div>'
 
 
-def _numbers(runs: Sequence[Run], table: Table, seeds: Table | None) -> str:
+def _numbers(part: Part) -> str:
+    runs, seeds = part.runs, part.seeds
     noun = "this run" if len(runs) == 1 else "each run"
-    results = result_metrics(runs)
+    results = part.experiment.result_metrics(runs)
     words = (
         f"Final results of {noun}, on test images."
         if results
@@ -279,13 +243,16 @@ def _numbers(runs: Sequence[Run], table: Table, seeds: Table | None) -> str:
         for metric in results
         if metric.meaning
     ]
+    if NLL in results:
+        source = f" Published NLL: {SOURCE}." if any(map(published_nll, runs)) else ""
+        meanings[results.index(NLL)] += f" It is {estimation_text(runs)}.{source}"
     best = any(run.result("best.epoch") is not None for run in runs)
     if best:
         meanings.append("Best epoch: the one with the best result on validation images.")
     parts = [
         "<h2>The numbers</h2>",
         f'<p class="note">{escape(" ".join([words, *meanings]))}</p>',
-        f'<div class="scroll">{_table(table)}</div>',
+        f'<div class="scroll">{_table(part.table)}</div>',
     ]
     if seeds is not None:
         parts += [
@@ -307,7 +274,8 @@ def _table(table: Table) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    wide = ' class="wide"' if len(table.header) > 10 else ""
+    return f"<table{wide}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _data_uri(png: bytes) -> str:
@@ -334,12 +302,13 @@ def _picture(picture: Picture) -> str:
     )
 
 
-def _image_sections(images: Sequence[RunImage], *, several: bool) -> list[str]:
+def _image_sections(part: Part) -> list[str]:
+    images, several = part.images, len(part.runs) > 1
     sections = []
-    known = [kind for kind in IMAGES if any(image.kind == kind for image in images)]
+    known = [kind for kind in part.experiment.images if any(image.kind == kind for image in images)]
     for kind in dict.fromkeys([*known, *(image.kind for image in images)]):
         members = [image for image in images if image.kind == kind]
-        text = IMAGES.get(kind, ("", "A picture that the run made."))[1]
+        heading, caption = part.experiment.image_words(kind)
         figures = []
         for image in members:
             width, height = png_size(image.png)
@@ -352,7 +321,7 @@ def _image_sections(images: Sequence[RunImage], *, several: bool) -> list[str]:
             figures.append(
                 f'<figure>{name}<img src="{_data_uri(image.png)}" width="{round(width * factor)}"'
                 f' height="{round(height * factor)}"{look}'
-                f' alt="{escape(image.title)}: {escape(image.label)}"></figure>'
+                f' alt="{escape(heading)}: {escape(image.label)}"></figure>'
             )
         at_once = figures if len(figures) <= MOST_OPEN_IMAGES else figures[:MOST_OPEN_IMAGES]
         rest = figures[len(at_once) :]
@@ -363,15 +332,24 @@ def _image_sections(images: Sequence[RunImage], *, several: bool) -> list[str]:
             else ""
         )
         sections.append(
-            f"<section><h2>{escape(members[0].title)}</h2>"
-            f'<p class="note">{escape(text)}</p>'
+            f"<section><h2>{escape(heading)}</h2>"
+            f'<p class="note">{escape(caption)}</p>'
             f'<div class="pictures">{"".join(at_once)}</div>{more}</section>'
         )
     return sections
 
 
-def _glossary() -> str:
-    items = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in GLOSSARY)
+def _glossary(parts: Sequence[Part]) -> str:
+    """The words of all parts; one that means something else in each says where."""
+    entries = {entry: part for part in reversed(parts) for entry in part.experiment.glossary}
+    ordered = dict.fromkeys(entry for part in parts for entry in part.experiment.glossary)
+    terms = [term for term, _ in ordered]
+    items = "".join(
+        f"<dt>{escape(term)}"
+        + (f"<br>({escape(entries[term, text].experiment.title)})" if terms.count(term) > 1 else "")
+        + f"</dt><dd>{escape(text)}</dd>"
+        for term, text in ordered
+    )
     return f"<section><h2>Words used here</h2><dl>{items}</dl></section>"
 
 

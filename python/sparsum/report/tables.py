@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from sparsum.report.experiments import Experiment
 from sparsum.report.labels import Labels
-from sparsum.report.metrics import ACCURACY, EVALUATIONS, STATISTICS, duration_text, result_metrics
+from sparsum.report.metrics import EVALUATIONS, NLL, STATISTICS, duration_text
+from sparsum.report.published import published_nll
 from sparsum.runs import Run
 
 
@@ -44,18 +46,21 @@ def status(run: Run) -> str:
     return f"epoch {run.last_epoch} of {planned}" if planned else f"epoch {run.last_epoch}"
 
 
-def run_table(runs: Sequence[Run], labels: Labels) -> Table:
-    """Final test results, cost and time of each run."""
-    metrics = [metric for metric in result_metrics(runs) if metric is not EVALUATIONS]
+def run_table(experiment: Experiment, runs: Sequence[Run], labels: Labels) -> Table:
+    """Final test results, cost and time of each run of an experiment."""
+    metrics = [m for m in experiment.result_metrics(runs) if m is not EVALUATIONS]
+    progress = experiment.progress
     header = ["run", "status"]
     unfinished = any(not run.finished for run in runs)
     for metric in metrics:
         header += [f"test {metric.heading}", "… at warm start"]
+        if metric is NLL:
+            header.append("published NLL")
     header += [
         "calls per example, mean",
         "median (quartiles)",
         "best epoch",
-        "last validation accuracy (%)",
+        f"last validation {progress.heading}",
         "time",
         "time per epoch",
     ]
@@ -63,14 +68,17 @@ def run_table(runs: Sequence[Run], labels: Labels) -> Table:
     for run, label in zip(runs, labels.full):
         cells = [label, status(run) if unfinished else "–"]
         for metric in metrics:
-            cells.append(metric.text(run.result(f"test.{metric.key}")))
-            cells.append(metric.text(run.result(f"warmup.test.{metric.key}")))
-        accuracies = run.series("validation.accuracy")[1]
+            cells.append(metric.result_text(run, "test"))
+            cells.append(metric.result_text(run, "warmup.test"))
+            if metric is NLL:
+                reference = published_nll(run)
+                cells.append("–" if reference is None else f"{reference:.2f}")
+        last = run.series(f"validation.{progress.key}")[1]
         cells += [
             EVALUATIONS.text(run.result("test.evaluations.mean")),
             _quartiles(run),
             _whole(run.result("best.epoch")),
-            ACCURACY.text(accuracies[-1]) if accuracies and not metrics else "–",
+            progress.text(last[-1]) if last and not metrics else "–",
             duration_text(run.result("seconds")),
             duration_text(run.seconds_per_epoch()),
         ]
@@ -78,9 +86,9 @@ def run_table(runs: Sequence[Run], labels: Labels) -> Table:
     return Table(tuple(header), tuple(rows)).without_empty_columns()
 
 
-def seed_table(runs: Sequence[Run], labels: Labels) -> Table | None:
+def seed_table(experiment: Experiment, runs: Sequence[Run], labels: Labels) -> Table | None:
     """Means and standard deviations over the finished runs that only a seed tells apart."""
-    metrics = result_metrics(runs)
+    metrics = experiment.result_metrics(runs)
     header = ["runs", "seeds", *(f"test {metric.heading}" for metric in metrics)]
     rows = []
     for group in dict.fromkeys(labels.groups):
