@@ -1,10 +1,12 @@
 #include "estimators/sparse.h"
 
 #include <sparsum/bits.h>
+#include <sparsum/categorical.h>
 #include <sparsum/entmax_loss.h>
 #include <sparsum/sparsemap.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <memory>
 
 namespace sparsum {
@@ -43,6 +45,11 @@ class Sparsemap : public SparseMarginalization {
     TORCH_CHECK(solver_.encoding == Encoding::kOneState || dynamic_cast<const Bits*>(&structure),
                 "estimator '", name(), "': the encoding 'both-states' is for bits; got ",
                 structure.name());
+    TORCH_CHECK(solver_.algorithm == SparsemapAlgorithm::kActiveSet ||
+                    dynamic_cast<const Bits*>(&structure) ||
+                    dynamic_cast<const Categorical*>(&structure),
+                "estimator '", name(), "': the algorithm 'closed-form' is for bits; got ",
+                structure.name());
   }
 
  protected:
@@ -80,8 +87,10 @@ class SparsemapBudget final : public Sparsemap {
       : Sparsemap("sparsemap-budget", options), budget_(options.budget) {}
 
   void check(const Structure& structure) const override {
-    TORCH_CHECK(dynamic_cast<const Bits*>(&structure),
-                "estimator 'sparsemap-budget' is for bits; got ", structure.name());
+    const auto* bits = dynamic_cast<const Bits*>(&structure);
+    TORCH_CHECK(bits && bits->free(),
+                "estimator 'sparsemap-budget' is for bit vectors without a bound of their own; got ",
+                structure.name());
     budget(structure);
   }
 
@@ -108,8 +117,8 @@ void check_options(const char* name, const EstimatorOptions& options) {
               options.algorithm, "'");
   TORCH_CHECK(options.init == "map" || options.init == "random", "estimator '", name,
               "': expected init to be 'map' or 'random', got '", options.init, "'");
-  TORCH_CHECK(options.tolerance > 0, "estimator '", name, "': expected tolerance > 0, got ",
-              options.tolerance);
+  TORCH_CHECK(options.tolerance > 0 && std::isfinite(options.tolerance), "estimator '", name,
+              "': expected a finite tolerance > 0, got ", options.tolerance);
   TORCH_CHECK(options.max_iterations >= 0, "estimator '", name,
               "': expected max_iterations >= 0, got ", options.max_iterations);
 }

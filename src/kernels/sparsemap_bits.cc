@@ -168,12 +168,13 @@ class CutSorter {
 template <typename T>
 class ConfigurationLister {
  public:
-  ConfigurationLister(int64_t bits, bool on_line, BitConfigurations& out)
-      : bits_(bits), on_line_(on_line), out_(out) {}
+  ConfigurationLister(int64_t bits, int64_t least, int64_t most, BitConfigurations& out)
+      : bits_(bits), least_(least), most_(most), out_(out) {}
 
   void list(const T* mu, bool tight, int64_t row, uint8_t* base) {
     cuts_.clear();
-    on_line_ ? cut_line(mu, tight, base) : cut_nested(mu, base);
+    const bool any_number = least_ == 0 && most_ >= bits_;
+    any_number ? cut_nested(mu, base) : cut_line(mu, tight, base);
     sorter_.sort(cuts_);
 
     const int64_t first = row * bits_;
@@ -234,16 +235,20 @@ class ConfigurationLister {
   // line, where rounding could only part them.
   void cut_line(const T* mu, bool tight, uint8_t* base) {
     inside_.clear();
-    double total = 0;
+    double total = 0, certain = 0;
     for (int64_t i = 0; i < bits_; ++i) {
       base[i] = mu[i] >= 1;
+      certain += mu[i] >= 1;
       if (mu[i] > 0 && mu[i] < 1) {
         inside_.push_back(static_cast<int32_t>(i));
         total += static_cast<double>(mu[i]);
       }
     }
     if (inside_.empty()) return;
-    if (tight) total = std::round(total);
+    const double low = static_cast<double>(least_) - certain;
+    const double high = static_cast<double>(most_) - certain;
+    total = std::clamp(total, low, high);
+    if (tight) total = total - low < high - total ? low : high;
     double sum = 0;
     for (size_t j = 0; j < inside_.size(); ++j) {
       const int32_t bit = inside_[j];
@@ -261,8 +266,7 @@ class ConfigurationLister {
     }
   }
 
-  int64_t bits_;
-  bool on_line_;
+  int64_t bits_, least_, most_;
   BitConfigurations& out_;
   std::vector<Cut> cuts_;
   std::vector<int32_t> inside_;
@@ -271,8 +275,8 @@ class ConfigurationLister {
 
 template <typename T>
 void configurations_of_rows(const T* marginals, const bool* tight, int64_t rows, int64_t bits,
-                            bool on_line, uint8_t* base, BitConfigurations& out) {
-  ConfigurationLister<T> lister(bits, on_line, out);
+                            int64_t least, int64_t most, uint8_t* base, BitConfigurations& out) {
+  ConfigurationLister<T> lister(bits, least, most, out);
   for (int64_t row = 0; row < rows; ++row) {
     lister.list(marginals + row * bits, tight[row], row, base + row * bits);
   }
@@ -299,12 +303,14 @@ void sparsemap_marginals_backward(const double* grad, const double* marginals, c
 }
 
 void sparsemap_configurations(const float* marginals, const bool* tight, int64_t rows, int64_t bits,
-                              bool on_line, uint8_t* base, BitConfigurations& out) {
-  configurations_of_rows(marginals, tight, rows, bits, on_line, base, out);
+                              int64_t least, int64_t most, uint8_t* base,
+                              BitConfigurations& out) {
+  configurations_of_rows(marginals, tight, rows, bits, least, most, base, out);
 }
 void sparsemap_configurations(const double* marginals, const bool* tight, int64_t rows,
-                              int64_t bits, bool on_line, uint8_t* base, BitConfigurations& out) {
-  configurations_of_rows(marginals, tight, rows, bits, on_line, base, out);
+                              int64_t bits, int64_t least, int64_t most, uint8_t* base,
+                              BitConfigurations& out) {
+  configurations_of_rows(marginals, tight, rows, bits, least, most, base, out);
 }
 
 }  // namespace sparsum::kernels

@@ -65,7 +65,7 @@ TORCH_LIBRARY(sparsum, m) {
       "sparsemap_marginals_backward(Tensor grad, Tensor marginals, Tensor tight, bool both_states)"
       " -> Tensor");
   m.def(
-      "sparsemap_configurations(Tensor marginals, Tensor tight, bool on_line)"
+      "sparsemap_configurations(Tensor marginals, Tensor tight, int least, int most)"
       " -> (Tensor row_splits, Tensor base, Tensor flip_splits, Tensor flips, Tensor probs,"
       " Tensor upper, Tensor lower)");
 

@@ -257,6 +257,27 @@ Gradients backward_meta(const at::Tensor&, const at::Tensor& features, const at:
 
 // --- autograd ------------------------------------------------------------------------------------
 
+/// Σ_i g_i rows[i], added in the order of the rows: a product of matrices may add in another one for
+/// another number of threads.
+at::Tensor weighted_sum(const at::Tensor& g, const at::Tensor& rows) {
+  const int64_t n = rows.size(0), columns = rows.size(1);
+  const at::Tensor weights = g.contiguous();
+  at::Tensor sum = at::zeros({columns}, rows.options());
+  AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), kOp, [&] {
+    const auto* w = weights.const_data_ptr<scalar_t>();
+    const auto* in = rows.const_data_ptr<scalar_t>();
+    auto* out = sum.mutable_data_ptr<scalar_t>();
+    const int64_t grain = std::max<int64_t>(64, 65536 / std::max<int64_t>(n, 1));
+    at::parallel_for(0, columns, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = 0; i < n; ++i) {
+        const scalar_t* row = in + i * columns;
+        for (int64_t j = begin; j < end; ++j) out[j] += w[i] * row[j];
+      }
+    });
+  });
+  return sum;
+}
+
 /// Gradients as they are, with a node behind them that says that there is no derivative of them.
 struct OnceDifferentiable : torch::autograd::Function<OnceDifferentiable> {
   static variable_list forward(AutogradContext*, const at::Tensor& by_features,
@@ -306,8 +327,8 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
         const at::Tensor g = grads[0].to(compute_type(type));
         if (eager & kFeatures) by_features = saved[5].mul(g.view({-1, 1, 1})).to(type);
         if (eager & kParameters) {
-          by_weight = at::mv(saved[6].flatten(1).t(), g).view_as(weight).to(type);
-          by_bias = at::mv(saved[7].t(), g).to(type);
+          by_weight = weighted_sum(g, saved[6].flatten(1)).view_as(weight).to(type);
+          by_bias = weighted_sum(g, saved[7]).to(type);
         }
       }
     }

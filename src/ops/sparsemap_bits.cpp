@@ -169,17 +169,21 @@ using Configurations = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor
                                   at::Tensor, at::Tensor>;
 
 Configurations call_configurations(const at::Tensor& marginals, const at::Tensor& tight,
-                                   bool on_line) {
-  static const auto op = find_op<Configurations(const at::Tensor&, const at::Tensor&, bool)>(
-      "sparsum::sparsemap_configurations");
-  return op.call(marginals, tight, on_line);
+                                   int64_t least, int64_t most) {
+  static const auto op =
+      find_op<Configurations(const at::Tensor&, const at::Tensor&, int64_t, int64_t)>(
+          "sparsum::sparsemap_configurations");
+  return op.call(marginals, tight, least, most);
 }
 
 Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor& tight,
-                                  bool on_line) {
+                                  int64_t least, int64_t most) {
   check_floating(kConfigurations, "marginals", marginals);
   TORCH_CHECK(marginals.dim() == 2 && marginals.size(1) >= 1, kConfigurations,
               ": expected marginals to be [B, D] with D >= 1, got ", marginals.sizes());
+  TORCH_CHECK_VALUE(0 <= least && least <= most && most <= marginals.size(1), kConfigurations,
+                    ": expected 0 <= least <= most <= D = ", marginals.size(1), ", got least = ",
+                    least, ", most = ", most);
   TORCH_CHECK(tight.dim() == 1 && tight.size(0) == marginals.size(0) &&
                   tight.scalar_type() == at::kBool,
               kConfigurations, ": expected tight to be bool, one for each of ", marginals.size(0),
@@ -195,7 +199,7 @@ Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor&
     const auto* mu = input.const_data_ptr<scalar_t>();
     shares.run([&](int64_t begin, int64_t end, kernels::BitConfigurations& out) {
       kernels::sparsemap_configurations(mu + begin * bits, tight_data + begin, end - begin, bits,
-                                        on_line, base_data + begin * bits, out);
+                                        least, most, base_data + begin * bits, out);
       // Cuts were counted from the share's own first row.
       for (auto* cuts : {&out.upper, &out.lower}) {
         for (int64_t& cut : *cuts) cut += cut < 0 ? 0 : begin * bits;
@@ -222,8 +226,8 @@ Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor&
 }
 
 Configurations configurations_host(const at::Tensor& marginals, const at::Tensor& tight,
-                                   bool on_line) {
-  const auto r = configurations_cpu(marginals.cpu(), tight.cpu(), on_line);
+                                   int64_t least, int64_t most) {
+  const auto r = configurations_cpu(marginals.cpu(), tight.cpu(), least, most);
   const auto device = marginals.device();
   return {std::get<0>(r).to(device), std::get<1>(r).to(device), std::get<2>(r).to(device),
           std::get<3>(r).to(device), std::get<4>(r).to(device), std::get<5>(r).to(device),
@@ -233,13 +237,13 @@ Configurations configurations_host(const at::Tensor& marginals, const at::Tensor
 struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction> {
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
                                                 const at::Tensor& marginals,
-                                                const at::Tensor& tight, bool on_line) {
+                                                const at::Tensor& tight, int64_t least, int64_t most) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [row_splits, base, flip_splits, flips, probs, upper, lower] =
-        call_configurations(marginals, tight, on_line);
+        call_configurations(marginals, tight, least, most);
     ctx->save_for_backward({marginals, upper, lower});
     ctx->mark_non_differentiable({row_splits, base, flip_splits, flips, upper, lower});
-    ctx->saved_data["on_line"] = on_line;
+    ctx->saved_data["on_line"] = least > 0 || most < marginals.size(1);
     return {row_splits, base, flip_splits, flips, probs, upper, lower};
   }
   /// In operations of ATen on the gradient alone, in which it is linear: so it has derivatives too.
@@ -254,22 +258,22 @@ struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction
                                   .index_add(0, saved[2] + 1, g, -1)
                                   .slice(0, 1)
                                   .view(marginals.sizes());
-    if (!ctx->saved_data["on_line"].toBool()) return {by_cut, {}, {}};
+    if (!ctx->saved_data["on_line"].toBool()) return {by_cut, {}, {}, {}};
     // A cut is at the sum of the fractional marginals up to its own.
     const at::Tensor inside = (marginals > 0).logical_and_(marginals < 1);
-    return {by_cut.flip(1).cumsum(1).flip(1).masked_fill(inside.logical_not(), 0), {}, {}};
+    return {by_cut.flip(1).cumsum(1).flip(1).masked_fill(inside.logical_not(), 0), {}, {}, {}};
   }
 };
 
 Configurations configurations_autograd(const at::Tensor& marginals, const at::Tensor& tight,
-                                       bool on_line) {
+                                       int64_t least, int64_t most) {
   refuse_forward_mode(kConfigurations, marginals);
   if (needs_graph(marginals)) {
-    const auto o = ConfigurationsFunction::apply(marginals, tight, on_line);
+    const auto o = ConfigurationsFunction::apply(marginals, tight, least, most);
     return {o[0], o[1], o[2], o[3], o[4], o[5], o[6]};
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return call_configurations(marginals, tight, on_line);
+  return call_configurations(marginals, tight, least, most);
 }
 
 TORCH_LIBRARY_IMPL(sparsum, CPU, m) {

@@ -31,21 +31,25 @@ at::Tensor bit_objective(const at::Tensor& scores, const at::Tensor& marginals, 
 
 SparsemapResult solve_closed_form(const Bits& bits, const at::Tensor& scores,
                                   const SparsemapOptions& options) {
-  static const auto op = ops::find_op<Configurations(const at::Tensor&, const at::Tensor&, bool)>(
-      "sparsum::sparsemap_configurations");
-  const auto [marginals, tight] = bit_marginals(bits, scores, options.encoding);
+  static const auto op =
+      ops::find_op<Configurations(const at::Tensor&, const at::Tensor&, int64_t, int64_t)>(
+          "sparsum::sparsemap_configurations");
+  // In float64, whatever the scores: sums of marginals decide how many bits are on.
+  const auto [marginals, tight] =
+      bit_marginals(bits, scores.to(at::kDouble), options.encoding);
   Assignments z;
   at::Tensor probs, upper, lower;
   std::tie(z.row_splits, z.base, z.flip_splits, z.flips, probs, upper, lower) =
-      op.call(marginals, tight, /*on_line=*/!bits.free());
+      op.call(marginals, tight, bits.least(), bits.most());
   z.parts = bits.parts();
   z.rows = at::repeat_interleave(z.evaluations());
   z.chained = true;
   const auto longs = z.rows.options();
   const int64_t batch = scores.size(0);
   const at::Tensor converged = at::ones({batch}, longs.dtype(at::kBool));
-  return {SparseDistribution(std::move(z), probs, converged),
-          marginals,
+  const auto dtype = scores.scalar_type();
+  return {SparseDistribution(std::move(z), probs.to(dtype), converged),
+          marginals.to(dtype),
           bit_objective(scores, marginals, options.encoding),
           at::zeros({batch}, longs.dtype(at::kDouble)),
           at::zeros({batch}, longs),

@@ -50,8 +50,21 @@ constexpr const char* kKnown =
 
 }  // namespace
 
-SparsemapResult solve_sparsemap(const Structure& structure, const at::Tensor& scores,
-                                const SparsemapOptions& options) {
+namespace {
+
+/// Without the outcomes whose weight a narrow dtype rounds to 0: what is listed is evaluated.
+SparseDistribution drop_zeros(const SparseDistribution& q) {
+  const at::Tensor kept = (q.probs().detach() > 0).nonzero().squeeze(1);
+  if (kept.size(0) == q.support().count()) return q;
+  const at::Tensor rows = q.support().rows.index_select(0, kept);
+  const at::Tensor splits =
+      at::searchsorted(rows, at::arange(q.batch_size() + 1, rows.options()));
+  return SparseDistribution(q.support().select(kept, rows, splits),
+                            q.probs().index_select(0, kept), q.exact());
+}
+
+SparsemapResult solve(const Structure& structure, const at::Tensor& scores,
+                      const SparsemapOptions& options) {
   constexpr const char* kName = "sparsemap";
   check(kName, structure, scores, options);
   if (const auto* bits = dynamic_cast<const Bits*>(&structure)) {
@@ -63,6 +76,17 @@ SparsemapResult solve_sparsemap(const Structure& structure, const at::Tensor& sc
   const auto* custom = dynamic_cast<const CustomStructure*>(&structure);
   TORCH_CHECK(custom != nullptr, kName, kKnown, structure.name());
   return solve_active_set(*custom, scores, options);
+}
+
+}  // namespace
+
+SparsemapResult solve_sparsemap(const Structure& structure, const at::Tensor& scores,
+                                const SparsemapOptions& options) {
+  SparsemapResult result = solve(structure, scores, options);
+  if (c10::elementSize(scores.scalar_type()) < 4) {
+    result.distribution = drop_zeros(result.distribution);
+  }
+  return result;
 }
 
 SparseDistribution sparsemap(const Structure& structure, const at::Tensor& scores,

@@ -91,6 +91,9 @@ TEST(ExactEstimators, SupervisedLossesPullTowardsTheirMap) {
                                            {"sparsemax", sparsemax_map()},
                                            {"entmax", entmax_map(1.5)},
                                            {"top-k", sparsemax_map()},
+                                           {"top-k-adaptive", sparsemax_map()},
+                                           {"sparsemap", sparsemax_map()},
+                                           {"sparsemap-budget", sparsemax_map()},
                                            {"sfe", entmax_map(1)}};
   ASSERT_EQ(maps.size(), estimator_names().size());
   for (const std::string& name : estimator_names()) {

@@ -19,17 +19,18 @@ std::string refusal(const std::string& name, const Set& set) {
 
 TEST(Registry, Names) {
   EXPECT_EQ(estimator_names(),
-            (std::vector<std::string>{"dense", "sparsemax", "entmax", "top-k", "sfe"}));
+            (std::vector<std::string>{"dense", "sparsemax", "entmax", "top-k", "top-k-adaptive",
+                                      "sparsemap", "sparsemap-budget", "sfe"}));
   for (const std::string& name : estimator_names()) EXPECT_NE(make_estimator(name), nullptr);
 }
 
 TEST(Registry, UnknownNamesGetTheNearestSpelling) {
   EXPECT_EQ(error_of([] { make_estimator("sparsmax"); }),
             "unknown estimator 'sparsmax'; did you mean 'sparsemax'? Known are: dense, sparsemax, "
-            "entmax, top-k, sfe");
+            "entmax, top-k, top-k-adaptive, sparsemap, sparsemap-budget, sfe");
   EXPECT_EQ(error_of([] { make_estimator("topk"); }),
             "unknown estimator 'topk'; did you mean 'top-k'? Known are: dense, sparsemax, entmax, "
-            "top-k, sfe");
+            "top-k, top-k-adaptive, sparsemap, sparsemap-budget, sfe");
 }
 
 TEST(Registry, OptionsOutOfRangeAreNamed) {

@@ -284,10 +284,12 @@ TEST(Estimators, StructuresThatLackWhatTheyNeedAreNamed) {
   EXPECT_EQ(error_of([] { make_estimator("dense")->check(MapOnly()); }),
             "estimator 'dense' is for structures of at most 65536 outcomes (max_outcomes); "
             "map-only has more than 2^63");
-  for (const std::string name : {"sparsemax", "entmax", "top-k"}) {
+  for (const std::string name : {"sparsemax", "entmax"}) {
     EXPECT_EQ(error_of([&] { make_estimator(name)->check(MapOnly()); }),
               "estimator '" + name + "' is for categorical structures; got map-only");
   }
+  EXPECT_EQ(error_of([] { make_estimator("top-k")->check(MapOnly()); }),
+            "estimator 'top-k' is for structures with k_best; map-only: k_best is not available");
 }
 
 TEST(ScoreFunction, NeedsAGenerator) {
