@@ -47,8 +47,8 @@ class Step {
          std::initializer_list<torch::nn::Module*>{&encoder_, &code_, &pixel_features_, &levels_}) {
       for (const auto& p : m->parameters()) parameters.emplace_back(std::to_string(index++), p);
     }
-    adam_ = std::make_unique<lab::Adam>(std::move(parameters),
-                                        lab::AdamOptions{.learning_rate = 0});
+    adam_ =
+        std::make_unique<lab::Adam>(std::move(parameters), lab::AdamOptions{.learning_rate = 0});
   }
 
   /// Milliseconds of each part.

@@ -55,8 +55,7 @@ void k_best() {
           static_cast<double>(bits) + static_cast<double>(k) * std::log2(static_cast<double>(k));
       std::printf("%8lld %6lld %10.3f %14s %18.2f\n", static_cast<long long>(bits),
                   static_cast<long long>(k), flips,
-                  fits ? std::to_string(dense).substr(0, 7).c_str() : "-",
-                  flips * 1e6 / 64 / unit);
+                  fits ? std::to_string(dense).substr(0, 7).c_str() : "-", flips * 1e6 / 64 / unit);
     }
   }
 }
@@ -89,15 +88,13 @@ void sparse_map() {
       const at::Tensor marginals = result.distribution.marginals();
       require(marginals.allclose(result.marginals, 1e-3, 1e-3), "the marginals");
       require(result.converged.all().item<bool>(), "convergence");
-      const at::Tensor upstream =
-          at::randn({result.distribution.support().count()},
-                    at::make_generator<at::CPUGeneratorImpl>(uint64_t{3}));
+      const at::Tensor upstream = at::randn({result.distribution.support().count()},
+                                            at::make_generator<at::CPUGeneratorImpl>(uint64_t{3}));
       const auto backward = [&](const SparseDistribution& q) {
         torch::autograd::grad({q.probs()}, {scores}, {upstream});
       };
       const int calls = bits > 500 ? 2 : 20;
-      const double forward =
-          time_of([&] { sparsemap(row.structure, scores, options); }, calls);
+      const double forward = time_of([&] { sparsemap(row.structure, scores, options); }, calls);
       const double both =
           time_of([&] { backward(sparsemap(row.structure, scores, options)); }, calls);
       const at::Tensor g = at::ones_like(scores);

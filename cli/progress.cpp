@@ -134,9 +134,9 @@ std::string describe(const lab::Json& metrics) {
   text += format("ELBO %.2f", metrics.at("elbo").get<double>());
   text += number("rate", "  rate %.2f", 1) + number("distortion", "  distortion %.2f nats", 1);
   if (metrics.contains("nll")) {
-    text += format("  NLL %.4f ± %.4f bits/dim",
-                   metrics["nll"].at("bits_per_dimension").get<double>(),
-                   metrics["nll"].at("standard_error").get<double>());
+    text +=
+        format("  NLL %.4f ± %.4f bits/dim", metrics["nll"].at("bits_per_dimension").get<double>(),
+               metrics["nll"].at("standard_error").get<double>());
   }
   const auto& calls = metrics.at("evaluations");
   text += format("  calls %.2f (median %g, quartiles %g to %g)", calls.at("mean").get<double>(),

@@ -18,8 +18,8 @@ class NoNeighbours final : public sparsum::CustomStructure {
   std::string name() const override { return "no-neighbours(" + std::to_string(bits_) + ")"; }
   int64_t parts() const override { return bits_; }
 
-  /// Dynamic programming from the right: on[i] and off[i] are the best scores of bits i … D − 1 with
-  /// bit i on, and with it off.
+  /// Dynamic programming from the right: on[i] and off[i] are the best scores of bits i … D − 1
+  /// with bit i on, and with it off.
   std::vector<uint8_t> best(std::span<const double> scores) const override {
     const size_t n = scores.size();
     std::vector<double> on(n + 1, 0), off(n + 1, 0);

@@ -38,7 +38,7 @@ struct Phase {
 
 /// Running numbers of the current epoch, for a progress bar.
 struct EpochNumbers {
-  double objective = 0;    ///< mean so far
+  double objective = 0;            ///< mean so far
   std::optional<double> accuracy;  ///< share so far, in [0, 1], where there is one
   double evaluations = 0;  ///< mean loss evaluations per example so far; 0 where none were counted
 };

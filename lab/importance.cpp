@@ -27,7 +27,8 @@ class StreamingSums {
   /// log of the standard error of that mean.
   at::Tensor log_error() const {
     const auto m = static_cast<double>(count_);
-    // Var = Σw²/m − mean², of the mean divided by m − 1; in units of Σw², so that nothing underflows.
+    // Var = Σw²/m − mean², of the mean divided by m − 1; in units of Σw², so that nothing
+    // underflows.
     const at::Tensor mean_square = log_squares_ - std::log(m);
     const at::Tensor ratio = (2 * log_mean() - mean_square).exp();
     const at::Tensor variance = (1 - ratio).clamp_min(0) / std::max(1.0, m - 1);
@@ -100,8 +101,10 @@ LogEvidence log_evidence(const SparseDistribution& q, const LogLikelihood& log_l
     at::Tensor drawn = uniform_bits(batch * m, bits, generator, support.rows.device());
     // Redraw those that are in the support; where that is everything there is no outside.
     for (;;) {
-      const at::Tensor hit = q.log_prob(as_assignments(drawn, batch)).isfinite().logical_and(
-          all_listed.logical_not().to(drawn.device()).repeat_interleave(m));
+      const at::Tensor hit =
+          q.log_prob(as_assignments(drawn, batch))
+              .isfinite()
+              .logical_and(all_listed.logical_not().to(drawn.device()).repeat_interleave(m));
       const at::Tensor which = hit.nonzero().squeeze(1);
       if (which.size(0) == 0) break;
       drawn.index_copy_(0, which, uniform_bits(which.size(0), bits, generator, drawn.device()));

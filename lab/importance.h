@@ -10,8 +10,8 @@
 
 namespace sparsum::lab {
 
-/// log p(x_b) of B observations, estimated, and the Monte Carlo standard error of each: [B] float64,
-/// in nats. (The error is that of p(x) divided by it: of log p(x) to first order.)
+/// log p(x_b) of B observations, estimated, and the Monte Carlo standard error of each: [B]
+/// float64, in nats. (The error is that of p(x) divided by it: of log p(x) to first order.)
 struct LogEvidence {
   at::Tensor log_evidence, standard_error;
 };
@@ -20,8 +20,8 @@ struct LogEvidence {
 using LogLikelihood = std::function<at::Tensor(const Assignments& z)>;
 
 struct ImportanceOptions {
-  int64_t samples = 1024;         ///< of each observation
-  int64_t pairs_at_once = 2048;   ///< bounds memory
+  int64_t samples = 1024;        ///< of each observation
+  int64_t pairs_at_once = 2048;  ///< bounds memory
 };
 
 /// p(x) = Σ_z p(x|z) / |Z| with a uniform prior over all vectors of D bits, |Z| = 2^D: the sum over

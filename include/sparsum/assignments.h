@@ -9,9 +9,10 @@ namespace sparsum {
 ///
 /// Pairs are sorted by example. `rows` and `row_splits` say the same thing in two ways: pair i
 /// belongs to example rows[i]; example b owns pairs row_splits[b] … row_splits[b+1] − 1 (possibly
-/// none). Assignments are held in one of three ways: as indices (hard outcomes of a Categorical), as
-/// rows of part indicators, or as lists of flips, which say where a configuration differs from the
-/// first one of its example: the form in which many configurations of very many parts fit in memory.
+/// none). Assignments are held in one of three ways: as indices (hard outcomes of a Categorical),
+/// as rows of part indicators, or as lists of flips, which say where a configuration differs from
+/// the first one of its example: the form in which many configurations of very many parts fit in
+/// memory.
 struct SPARSUM_API Assignments {
   at::Tensor rows;        ///< [n] int64, ascending
   at::Tensor row_splits;  ///< [B+1] int64
@@ -20,8 +21,8 @@ struct SPARSUM_API Assignments {
   /// [n, V] or undefined: indicators in {0, 1}, of any dtype, or relaxed values with gradient.
   at::Tensor indicators;
   /// [B, V] uint8 or undefined: a configuration of each example. Pair i flips the parts
-  /// flips[flip_splits[i]] … flips[flip_splits[i+1] − 1] of it (or, if `chained`, of the pair before
-  /// it in the same example, the first pair of the base).
+  /// flips[flip_splits[i]] … flips[flip_splits[i+1] − 1] of it (or, if `chained`, of the pair
+  /// before it in the same example, the first pair of the base).
   at::Tensor base;
   at::Tensor flip_splits;  ///< [n+1] int64, with `base`
   at::Tensor flips;        ///< [m] int64: parts, ascending within a pair

@@ -9,8 +9,8 @@ namespace sparsum {
 ///
 /// Order of enumerate(): by Σ_i z_i 2^i, those with too few or too many bits on left out.
 /// map: the bits with t_i > 0, or, where these are too many or too few, as many as allowed of the
-///   largest scores; a bit with t_i = 0 is off unless it is needed, and among equal scores the lower
-///   indices are on.
+///   largest scores; a bit with t_i = 0 is off unless it is needed, and among equal scores the
+///   lower indices are on.
 /// k_best: as flips of the map (Assignments::flips), in the order that
 ///   sparsum/kernels/k_best_bits.h states; configurations that −∞ forbids are left out. Any k up to
 ///   |Z|, O(D + k log k).

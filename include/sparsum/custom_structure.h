@@ -13,8 +13,8 @@ namespace sparsum {
 /// examples/custom_structure.cpp is a complete one.
 ///
 /// best (and k_best_one) are called from several threads at once. What they return is checked; an
-/// outcome that is no vector of V zeros and ones, or worse than one returned before, is an error that
-/// names the structure.
+/// outcome that is no vector of V zeros and ones, or worse than one returned before, is an error
+/// that names the structure.
 class SPARSUM_API CustomStructure : public Structure {
  public:
   /// The indicators of an outcome that maximises ⟨a_z, scores⟩: V bytes, 0 or 1. scores: V numbers,

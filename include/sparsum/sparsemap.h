@@ -11,9 +11,9 @@
 
 namespace sparsum {
 
-/// Which parts of a bit stand in the problem (and are regularised): the indicator that it is on, with
-/// score t; or both that and the indicator that it is off, with score 0. The first gives marginals
-/// clip(t, 0, 1), the second clip((t + 1)/2, 0, 1), symmetric around t = 0.
+/// Which parts of a bit stand in the problem (and are regularised): the indicator that it is on,
+/// with score t; or both that and the indicator that it is off, with score 0. The first gives
+/// marginals clip(t, 0, 1), the second clip((t + 1)/2, 0, 1), symmetric around t = 0.
 enum class Encoding { kOneState, kBothStates };
 
 /// How the distribution is found. Both give the same marginals and objective, not the same
@@ -48,7 +48,7 @@ struct SparsemapResult {
   at::Tensor gap;           ///< [B] duality gap: an upper bound on what is missing, float64
   at::Tensor iterations;    ///< [B] int64; 0 for the closed form
   at::Tensor oracle_calls;  ///< [B] int64
-  at::Tensor converged;     ///< [B] bool: the gap is within the tolerance; also distribution.exact()
+  at::Tensor converged;  ///< [B] bool: the gap is within the tolerance; also distribution.exact()
 };
 
 /// SparseMAP (Niculae et al., 2018): a sparse distribution over the outcomes of a structure whose
@@ -60,13 +60,13 @@ struct SparsemapResult {
 ///   CustomStructure; the closed form and Encoding::kBothStates are for Bits.
 /// scores t: [B, V]. A score of −∞ forbids its part.
 /// Returns: the distribution, at most variables + 1 outcomes an example, and its marginals.
-///   The marginals and the objective are unique, the distribution is not. The active-set method's has
-///   few outcomes with weights that decay; the closed form's spans the whole face: as many outcomes
-///   as there are fractional marginals, plus one.
+///   The marginals and the objective are unique, the distribution is not. The active-set method's
+///   has few outcomes with weights that decay; the closed form's spans the whole face: as many
+///   outcomes as there are fractional marginals, plus one.
 /// Vector-Jacobian product: through `distribution`, that of its weights with the support held fixed
 ///   (active set) or of the closed form; through `marginals`, that of the projection: for Bits
-///   independent of the algorithm, for other structures by way of the support, exact where that spans
-///   its face. Second derivatives are those of piecewise linear functions.
+///   independent of the algorithm, for other structures by way of the support, exact where that
+///   spans its face. Second derivatives are those of piecewise linear functions.
 /// Cost: active set: some two oracle calls and O(|support|² + V·|support|) an outcome; closed form:
 ///   O(V log V). float64 inside. On other devices the solvers go through the host.
 /// Errors: a structure without a solver; options out of range; a row with NaN, +∞ or no outcome; a

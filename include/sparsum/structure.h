@@ -27,7 +27,8 @@ class SPARSUM_API Structure {
   virtual std::string name() const = 0;
   /// V, the number of parts: the width of the scores.
   virtual int64_t parts() const = 0;
-  /// U ≤ V: the first U parts are the variables, which SparseMAP regularises; as declared here, all.
+  /// U ≤ V: the first U parts are the variables, which SparseMAP regularises; as declared here,
+  /// all.
   virtual int64_t variables() const { return parts(); }
   /// log |Z|, in nats: minus the log-probability of an outcome under the uniform prior.
   virtual double log_size() const = 0;

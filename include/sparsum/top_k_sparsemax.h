@@ -30,10 +30,11 @@ SPARSUM_API std::tuple<at::Tensor, at::Tensor> top_k_sparsemax(const at::Tensor&
 /// The distribution over the k best outcomes of a structure: top-k sparsemax of the scores of all
 /// outcomes, s_z = ⟨a_z, t⟩, of which only k + 1 are looked at.
 ///
-/// structure: a Categorical, or any with k_best. scores t: [B, V] with V = structure.parts(); k ≥ 1.
-/// Returns: the outcomes with mass, differentiable in the scores; exact: the certificate that this is
-///   sparsemax over all of Z, true if and only if the (k+1)-th best outcome's score is ≤ τ, or there
-///   are no more than k.
+/// structure: a Categorical, or any with k_best. scores t: [B, V] with V = structure.parts(); k
+/// ≥ 1. Returns: the outcomes with mass, differentiable in the scores; exact: the certificate that
+/// this is
+///   sparsemax over all of Z, true if and only if the (k+1)-th best outcome's score is ≤ τ, or
+///   there are no more than k.
 /// Ties at the k-th place: as the structure's k_best orders them.
 /// Vector-Jacobian product: ∂/∂t = Σ_z w_z a_z, w sparsemax's own, on the support.
 /// Cost: the structure's k_best of k + 1, and sparsemax of B·(k + 1) scores.
@@ -44,8 +45,8 @@ SPARSUM_API SparseDistribution top_k_sparsemax(const Structure& structure, const
 /// max_k outcomes have mass, which `exact` says per example; elsewhere the same as top_k_sparsemax
 /// with k = max_k.
 ///
-/// Of Bits, outcomes are met best first, one by one, and an example stops at the first without mass:
-/// its cost is that of its own support. Of other structures with k_best, k doubles from `k`.
+/// Of Bits, outcomes are met best first, one by one, and an example stops at the first without
+/// mass: its cost is that of its own support. Of other structures with k_best, k doubles from `k`.
 /// Errors: those of top_k_sparsemax; max_k < k.
 SPARSUM_API SparseDistribution adaptive_top_k_sparsemax(const Structure& structure,
                                                         const at::Tensor& scores, int64_t k,

@@ -4,6 +4,7 @@
 #include "lab/files.h"
 
 #include <ATen/ops/empty.h>
+#include <zlib.h>
 
 #include <bit>
 #include <charconv>
@@ -13,8 +14,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <zlib.h>
 
 namespace sparsum::lab {
 
@@ -270,8 +269,8 @@ void write_npz(const std::filesystem::path& path,
   std::string bytes, directory;
   for (const auto& [array, tensor] : arrays) {
     const std::string name = array + ".npy", contents = npy_bytes(tensor);
-    const auto crc = crc32_z(crc32_z(0, nullptr, 0), reinterpret_cast<const Bytef*>(contents.data()),
-                             contents.size());
+    const auto crc = crc32_z(crc32_z(0, nullptr, 0),
+                             reinterpret_cast<const Bytef*>(contents.data()), contents.size());
     const std::string common = little(20, 2) + little(0, 2) + little(0, 2) + little(0, 2) +
                                little(0x21, 2) + little(crc, 4) + little(contents.size(), 4) +
                                little(contents.size(), 4) + little(name.size(), 2) + little(0, 2);

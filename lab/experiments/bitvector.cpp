@@ -53,7 +53,8 @@ Options BitvectorConfig::options() {
   o.add("dataset", &dataset, "images to model", datasets);
   o.add("estimator", &estimator, "how the expectation over the bits is differentiated", estimators);
   o.add("bits", &bits, "D, the length of the latent vector", "bits", 1, 100000);
-  o.add("structure", &structure, "which vectors q may put mass on: all, at most B bits on, exactly B",
+  o.add("structure", &structure,
+        "which vectors q may put mass on: all, at most B bits on, exactly B",
         {"bits", "budget", "subset"});
   o.add("budget", &budget, "B, with --structure budget or subset, or sparsemap-budget", "bits", -1,
         100000)
@@ -70,8 +71,10 @@ Options BitvectorConfig::options() {
           "bits, else 1e-3");
   o.add("weight-decay", &weight_decay,
         "L2 penalty: this times a parameter is added to its gradient", "", 0.0, kMax);
-  o.add("split-seed", &split_seed, "seed of the split of the training images, whatever the seed of "
-        "the run", "", 0, kMany);
+  o.add("split-seed", &split_seed,
+        "seed of the split of the training images, whatever the seed of "
+        "the run",
+        "", 0, kMany);
   o.add("validation", &validation, "training images set aside for validation", "images", 1, kMany);
   o.add("k", &estimator_options.k, "top-k: the largest support; top-k-adaptive: the first",
         "configurations", 1, kMany);
@@ -88,8 +91,8 @@ Options BitvectorConfig::options() {
         {"map", "random"});
   o.add("tolerance", &estimator_options.tolerance, "sparsemap, active set: largest duality gap", "",
         1e-15, kMax);
-  o.add("max-iterations", &estimator_options.max_iterations,
-        "sparsemap, active set: of each image", "iterations", 0, kMany)
+  o.add("max-iterations", &estimator_options.max_iterations, "sparsemap, active set: of each image",
+        "iterations", 0, kMany)
       .describe_default("0: 1000 + 20 a bit");
   o.add("samples", &estimator_options.samples, "sampling estimators: draws per image", "draws", 1,
         kMany);
@@ -292,8 +295,9 @@ at::Tensor Bitvector::step(const Phase&) {
   const Problem problem{
       .structure = codec_.structure(),
       .scores = codec_.scores(levels),
-      .loss = [this, integers](const Assignments& z,
-                               const std::vector<at::Tensor>&) { return codec_.network().nll(z, integers); },
+      .loss = [this, integers](
+                  const Assignments& z,
+                  const std::vector<at::Tensor>&) { return codec_.network().nll(z, integers); },
       .shared = {},
       .context = levels,
       .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
@@ -353,8 +357,7 @@ Json Bitvector::evaluate(const std::string& split) {
   const bool test = split == "test";
   TORCH_CHECK(test || split == "validation",
               "bitvector: expected split 'validation' or 'test', got '", split, "'");
-  const at::Tensor indices =
-      test ? at::arange(data_.test.images.size(0), at::kLong) : validation_;
+  const at::Tensor indices = test ? at::arange(data_.test.images.size(0), at::kLong) : validation_;
   const bool listed = config_.estimator != "sfe";
   const at::Generator draws = make_generator(0, "evaluate/" + split, device_);
 
@@ -371,8 +374,7 @@ Json Bitvector::evaluate(const std::string& split) {
     };
     entropy += q->entropy().sum(at::kDouble).item<double>();
     if (listed) {
-      const SparseDistribution support =
-          q->enumerate(config_.estimator_options.max_outcomes);
+      const SparseDistribution support = q->enumerate(config_.estimator_options.max_outcomes);
       const at::Tensor expected = expectation(support, loss, {}, {kPairsAtOnce, {}});
       distortion += expected.sum(at::kDouble).item<double>();
       evaluations.push_back(support.evaluations().cpu());
@@ -382,13 +384,13 @@ Json Bitvector::evaluate(const std::string& split) {
       }
     } else {
       // Not listed: one draw an image, the same at every evaluation.
-      distortion += codec_.network().nll(q->sample(1, draws), integers).sum(at::kDouble).item<double>();
+      distortion +=
+          codec_.network().nll(q->sample(1, draws), integers).sum(at::kDouble).item<double>();
       evaluations.push_back(codec_.estimator().evaluations(codec_.structure(), scores).cpu());
     }
   }
   const auto count = static_cast<double>(indices.size(0));
-  const double rate =
-      static_cast<double>(codec_.bits()) * std::log(2.0) - entropy / count;
+  const double rate = static_cast<double>(codec_.bits()) * std::log(2.0) - entropy / count;
   distortion /= count;
   if (!std::isfinite(rate + distortion)) {
     throw NonFiniteError("the ELBO is " + std::to_string(-rate - distortion));
@@ -445,8 +447,7 @@ bool Bitvector::better(const Json& candidate, const Json& incumbent) const {
 std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
   constexpr int64_t kColumns = 10, kWalks = 6, kFlips = 12;
   const auto grid = [&](const at::Tensor& rows, int64_t columns) {
-    return image_grid(
-        rows.reshape({-1, columns, BitvectorCodec::kHeight, BitvectorCodec::kWidth}));
+    return image_grid(rows.reshape({-1, columns, BitvectorCodec::kHeight, BitvectorCodec::kWidth}));
   };
   // Of the prior, which is uniform: most of its codes are no image's.
   const at::Tensor prior = at::randint(0, 2, {4 * kColumns, codec_.bits()},
@@ -474,8 +475,8 @@ std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
         codes[i].unsqueeze(0).bitwise_xor(at::eye(codec_.bits(), codes.options()));
     const at::Tensor neighbours = codec_.decode(flipped);
     const at::Tensor change = (neighbours - rebuilt[i]).abs().sum(1);
-    const at::Tensor most = std::get<1>(change.sort(/*stable=*/true, 0, /*descending=*/true))
-                                .slice(0, 0, flips);
+    const at::Tensor most =
+        std::get<1>(change.sort(/*stable=*/true, 0, /*descending=*/true)).slice(0, 0, flips);
     rows.push_back(at::cat({rebuilt[i].unsqueeze(0), neighbours.index_select(0, most)}));
   }
   const int64_t columns = pairs.front().size(0);
@@ -512,12 +513,9 @@ void Bitvector::load_state(const Checkpoint& checkpoint) {
 }
 
 Json Bitvector::description() const {
-  return {{"experiment", name()},
-          {"estimator", config_.estimator},
-          {"dataset", config_.dataset},
-          {"structure", codec_.structure().name()},
-          {"bits", config_.bits},
-          {"seed", config_.run.seed},
+  return {{"experiment", name()},       {"estimator", config_.estimator},
+          {"dataset", config_.dataset}, {"structure", codec_.structure().name()},
+          {"bits", config_.bits},       {"seed", config_.run.seed},
           {"epochs", config_.epochs}};
 }
 

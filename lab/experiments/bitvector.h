@@ -50,8 +50,8 @@ struct BitvectorConfig final : ExperimentConfig {
   int64_t importance_images = 0;  // 0: all
 };
 
-/// The generative model p(z) p(x|z), z a vector of D bits, uniform, x grey levels, and the scores of
-/// the approximate posterior q(z|x).
+/// The generative model p(z) p(x|z), z a vector of D bits, uniform, x grey levels, and the scores
+/// of the approximate posterior q(z|x).
 class BitvectorModel final : public torch::nn::Module {
  public:
   static constexpr int64_t kHidden = 128;
@@ -121,8 +121,7 @@ class BitvectorCodec {
 class Bitvector final : public Experiment {
  public:
   /// data: the official files. train, validation: indices into the training images.
-  Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor train,
-            at::Tensor validation);
+  Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor train, at::Tensor validation);
 
   std::string name() const override { return "bitvector"; }
   std::string signature() const override { return codec_.signature(); }

@@ -59,8 +59,7 @@ at::Tensor read_images(const std::filesystem::path& path) {
     return images.reshape({1, kHeight * kWidth});
   }
   const bool flat = images.dim() == 2 && images.size(1) == kHeight * kWidth;
-  const bool square =
-      images.dim() == 3 && images.size(1) == kHeight && images.size(2) == kWidth;
+  const bool square = images.dim() == 3 && images.size(1) == kHeight && images.size(2) == kWidth;
   if (!flat && !square) {
     throw InputError(path.string() + ": expected images of 28×28 pixels, [N, 28, 28], got " +
                      shape_of(images));
@@ -72,8 +71,8 @@ at::Tensor read_codes(const std::filesystem::path& path, int64_t bits) {
   at::Tensor codes = read_npy(path);
   if (codes.dim() == 1) codes = codes.unsqueeze(0);
   if (codes.dim() != 2 || codes.size(1) != bits) {
-    throw InputError(path.string() + ": expected codes of " + std::to_string(bits) +
-                     " bits, [N, " + std::to_string(bits) + "], got " + shape_of(codes));
+    throw InputError(path.string() + ": expected codes of " + std::to_string(bits) + " bits, [N, " +
+                     std::to_string(bits) + "], got " + shape_of(codes));
   }
   const at::Tensor wrong = codes.ne(0).logical_and(codes.ne(1)).nonzero();
   if (wrong.size(0) > 0) {
@@ -104,9 +103,8 @@ Json encode_images(const CodesRequest& request) {
   BitvectorCodec codec = load(request);
   const at::Tensor images = read_images(request.input);
   write_npy(request.output, codec.encode(images));
-  Json result{{"images", images.size(0)},
-              {"bits", codec.bits()},
-              {"output", request.output.string()}};
+  Json result{
+      {"images", images.size(0)}, {"bits", codec.bits()}, {"output", request.output.string()}};
   if (request.support.empty()) return result;
 
   std::vector<at::Tensor> codes, probs, splits = {at::zeros({1}, at::kLong)};
@@ -121,9 +119,9 @@ Json encode_images(const CodesRequest& request) {
     codes = {at::empty({0, codec.bits()}, at::kByte)};
     probs = {at::empty({0})};
   }
-  write_npz(request.support, {{"codes", at::cat(codes)},
-                              {"probs", at::cat(probs)},
-                              {"row_splits", at::cat(splits)}});
+  write_npz(
+      request.support,
+      {{"codes", at::cat(codes)}, {"probs", at::cat(probs)}, {"row_splits", at::cat(splits)}});
   result["support"] = request.support.string();
   result["configurations"] = splits.back()[-1].item<int64_t>();
   return result;
@@ -147,9 +145,7 @@ Json decode_codes(const CodesRequest& request) {
     grid.slice(0, 0, images.size(0)).copy_(images);
     write_png(request.output, image_grid(grid.view({rows, columns, kHeight, kWidth})));
   }
-  return {{"images", images.size(0)},
-          {"bits", codec.bits()},
-          {"output", request.output.string()}};
+  return {{"images", images.size(0)}, {"bits", codec.bits()}, {"output", request.output.string()}};
 }
 
 }  // namespace sparsum::lab

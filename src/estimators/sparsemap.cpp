@@ -37,7 +37,8 @@ class Sparsemap : public SparseMarginalization {
   at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
     LossOptions options;
     options.reduction = Reduction::kNone;
-    return sparsemax_loss(scores, target, options);  // of a categorical, which SparseMAP agrees with
+    return sparsemax_loss(scores, target,
+                          options);  // of a categorical, which SparseMAP agrees with
   }
 
   void check(const Structure& structure) const override {
@@ -88,9 +89,10 @@ class SparsemapBudget final : public Sparsemap {
 
   void check(const Structure& structure) const override {
     const auto* bits = dynamic_cast<const Bits*>(&structure);
-    TORCH_CHECK(bits && bits->free(),
-                "estimator 'sparsemap-budget' is for bit vectors without a bound of their own; got ",
-                structure.name());
+    TORCH_CHECK(
+        bits && bits->free(),
+        "estimator 'sparsemap-budget' is for bit vectors without a bound of their own; got ",
+        structure.name());
     budget(structure);
   }
 
@@ -111,10 +113,9 @@ void check_options(const char* name, const EstimatorOptions& options) {
   TORCH_CHECK(options.encoding == "one-state" || options.encoding == "both-states", "estimator '",
               name, "': expected encoding to be 'one-state' or 'both-states', got '",
               options.encoding, "'");
-  TORCH_CHECK(options.algorithm == "active-set" || options.algorithm == "closed-form",
-              "estimator '", name,
-              "': expected algorithm to be 'active-set' or 'closed-form', got '",
-              options.algorithm, "'");
+  TORCH_CHECK(
+      options.algorithm == "active-set" || options.algorithm == "closed-form", "estimator '", name,
+      "': expected algorithm to be 'active-set' or 'closed-form', got '", options.algorithm, "'");
   TORCH_CHECK(options.init == "map" || options.init == "random", "estimator '", name,
               "': expected init to be 'map' or 'random', got '", options.init, "'");
   TORCH_CHECK(options.tolerance > 0 && std::isfinite(options.tolerance), "estimator '", name,

@@ -41,8 +41,9 @@ class TopKAdaptive final : public SparseMarginalization {
 
 std::shared_ptr<Estimator> make_top_k_adaptive(const EstimatorOptions& options) {
   TORCH_CHECK(options.k >= 1, "estimator 'top-k-adaptive': expected k >= 1, got ", options.k);
-  TORCH_CHECK(options.max_k >= options.k, "estimator 'top-k-adaptive': expected max_k >= k = ",
-              options.k, ", got ", options.max_k);
+  TORCH_CHECK(options.max_k >= options.k,
+              "estimator 'top-k-adaptive': expected max_k >= k = ", options.k, ", got ",
+              options.max_k);
   return std::make_shared<TopKAdaptive>(options.k, options.max_k);
 }
 

@@ -83,8 +83,7 @@ class SubsetSums {
   }
   void collect(int32_t node, std::vector<int64_t>& bits) const {
     for (; node >= 0; node = nodes_[static_cast<size_t>(node)].rest) {
-      bits.push_back(
-          numbers_[static_cast<size_t>(nodes_[static_cast<size_t>(node)].last)].bit);
+      bits.push_back(numbers_[static_cast<size_t>(nodes_[static_cast<size_t>(node)].last)].bit);
     }
   }
   // A set's successors are later in this order than the set itself, whatever ties: so the heap
@@ -184,8 +183,7 @@ class BoundedSums {
       if (size > begin_ && size < end_) move_from_home(node, -1, size - 1);
       return written;
     }
-    const int64_t limit =
-        node.rest < 0 ? end_ : nodes_[static_cast<size_t>(node.rest)].place;
+    const int64_t limit = node.rest < 0 ? end_ : nodes_[static_cast<size_t>(node.rest)].place;
     if (node.place + 1 < limit) {
       push({node.sum + number(node.place + 1) - number(node.place), node.rest, size, node.item,
             node.place + 1});

@@ -11,8 +11,8 @@ namespace {
 // --- marginals -----------------------------------------------------------------------------------
 
 struct BoxSum {
-  double sum = 0;           // Σ clip(x − τ, 0, 1)
-  int64_t fractional = 0;   // how many are strictly between: minus the sum's slope in τ
+  double sum = 0;          // Σ clip(x − τ, 0, 1)
+  int64_t fractional = 0;  // how many are strictly between: minus the sum's slope in τ
 };
 
 BoxSum box_sum(const double* x, int64_t n, double tau) {
@@ -121,8 +121,8 @@ struct Cut {
   int32_t next;  // on a line: the bit whose interval begins there, or −1
 };
 
-/// Sorts cuts that lie in [0, 1] by place, then by bit. Places that are spread out fall into buckets
-/// of their own, which leaves little to insert.
+/// Sorts cuts that lie in [0, 1] by place, then by bit. Places that are spread out fall into
+/// buckets of their own, which leaves little to insert.
 class CutSorter {
  public:
   void sort(std::vector<Cut>& cuts) {
@@ -186,7 +186,8 @@ class ConfigurationLister {
       out_.upper.push_back(upper);
       out_.lower.push_back(lower);
       out_.flips.lengths.push_back(static_cast<int64_t>(flips));
-      std::sort(out_.flips.parts.end() - static_cast<std::ptrdiff_t>(flips), out_.flips.parts.end());
+      std::sort(out_.flips.parts.end() - static_cast<std::ptrdiff_t>(flips),
+                out_.flips.parts.end());
       ++count;
       from = to;
       lower = upper;
@@ -303,8 +304,7 @@ void sparsemap_marginals_backward(const double* grad, const double* marginals, c
 }
 
 void sparsemap_configurations(const float* marginals, const bool* tight, int64_t rows, int64_t bits,
-                              int64_t least, int64_t most, uint8_t* base,
-                              BitConfigurations& out) {
+                              int64_t least, int64_t most, uint8_t* base, BitConfigurations& out) {
   configurations_of_rows(marginals, tight, rows, bits, least, most, base, out);
 }
 void sparsemap_configurations(const double* marginals, const bool* tight, int64_t rows,

@@ -9,10 +9,10 @@ namespace sparsum::ops {
 
 /// Solutions of the active-set method, example after example, on the CPU.
 struct ActiveSets {
-  at::Tensor row_splits;      ///< [B + 1] int64
-  at::Tensor configurations;  ///< [n, V] uint8
-  at::Tensor probs;           ///< [n] float64
-  at::Tensor objective, gap;  ///< [B] float64
+  at::Tensor row_splits;                ///< [B + 1] int64
+  at::Tensor configurations;            ///< [n, V] uint8
+  at::Tensor probs;                     ///< [n] float64
+  at::Tensor objective, gap;            ///< [B] float64
   at::Tensor iterations, oracle_calls;  ///< [B] int64
   at::Tensor converged;                 ///< [B] bool
 };
@@ -21,7 +21,8 @@ struct ActiveSets {
 struct ActiveSetBatch {
   at::Tensor scores;   ///< [B, V] float64
   at::Tensor initial;  ///< [B, V] uint8: where to start
-  at::Tensor warm_row_splits, warm_configurations, warm_probs;  ///< an earlier solution to start from
+  at::Tensor warm_row_splits, warm_configurations,
+      warm_probs;  ///< an earlier solution to start from
   double tolerance = 1e-9;
   int64_t max_iterations = 0;
 };

@@ -13,8 +13,8 @@ void check_bits(const char* op, const at::Tensor& scores, int64_t least, int64_t
   TORCH_CHECK(scores.dim() == 2 && scores.size(1) >= 1, op,
               ": expected scores to be [B, D] with D >= 1, got ", scores.sizes());
   TORCH_CHECK_VALUE(0 <= least && least <= most && most <= scores.size(1), op,
-                    ": expected 0 <= least <= most <= D = ", scores.size(1), ", got least = ",
-                    least, ", most = ", most);
+                    ": expected 0 <= least <= most <= D = ", scores.size(1),
+                    ", got least = ", least, ", most = ", most);
 }
 
 void throw_illegal_bits(const char* op, const at::Tensor& scores, int64_t row, int64_t least) {

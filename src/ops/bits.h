@@ -72,7 +72,8 @@ at::Tensor join(const std::vector<Share>& shares, const Member& member,
   for (const Share& share : shares) count += static_cast<int64_t>(member(share).size());
   at::Tensor joined = at::empty({count}, options);
   T* out = joined.mutable_data_ptr<T>();
-  for (const Share& share : shares) out = std::copy(member(share).begin(), member(share).end(), out);
+  for (const Share& share : shares)
+    out = std::copy(member(share).begin(), member(share).end(), out);
   return joined;
 }
 

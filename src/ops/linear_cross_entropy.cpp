@@ -43,8 +43,8 @@ Forward call_forward(const at::Tensor& features, const at::Tensor& weight, const
 }
 
 Gradients call_backward(const at::Tensor& grad, const at::Tensor& features,
-                        const at::Tensor& weight, const at::Tensor& bias,
-                        const at::Tensor& targets, const at::Tensor& rows) {
+                        const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& targets,
+                        const at::Tensor& rows) {
   static const auto op =
       find_op<Gradients(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
                         const at::Tensor&, const at::Tensor&)>(
@@ -57,10 +57,10 @@ void check(const at::Tensor& features, const at::Tensor& weight, const at::Tenso
   check_floating(kOp, "features", features);
   TORCH_CHECK(features.dim() == 3, kOp, ": expected features to be [n, P, F], got ",
               features.sym_sizes());
-  TORCH_CHECK(weight.dim() == 2 && weight.sym_size(1) == features.sym_size(2) &&
-                  weight.sym_size(0) >= 1,
-              kOp, ": expected weight to be [C, F] with F = ", features.sym_size(2),
-              " and C >= 1, got ", weight.sym_sizes());
+  TORCH_CHECK(
+      weight.dim() == 2 && weight.sym_size(1) == features.sym_size(2) && weight.sym_size(0) >= 1,
+      kOp, ": expected weight to be [C, F] with F = ", features.sym_size(2), " and C >= 1, got ",
+      weight.sym_sizes());
   TORCH_CHECK(bias.dim() == 1 && bias.sym_size(0) == weight.sym_size(0), kOp,
               ": expected bias to be [C] = [", weight.sym_size(0), "], got ", bias.sym_sizes());
   for (const auto& [name, tensor] : {std::pair("weight", weight), std::pair("bias", bias)}) {
@@ -244,9 +244,9 @@ Forward forward_meta(const at::Tensor& features, const at::Tensor& weight, const
   const bool parameters = eager & kParameters;
   return {at::empty_symint({n}, features.options()),
           eager & kFeatures ? at::empty_like(features) : none,
-          parameters ? at::empty_symint({n, weight.sym_size(0), weight.sym_size(1)},
-                                        features.options())
-                     : none,
+          parameters
+              ? at::empty_symint({n, weight.sym_size(0), weight.sym_size(1)}, features.options())
+              : none,
           parameters ? at::empty_symint({n, weight.sym_size(0)}, features.options()) : none};
 }
 
@@ -257,8 +257,8 @@ Gradients backward_meta(const at::Tensor&, const at::Tensor& features, const at:
 
 // --- autograd ------------------------------------------------------------------------------------
 
-/// Σ_i g_i rows[i], added in the order of the rows: a product of matrices may add in another one for
-/// another number of threads.
+/// Σ_i g_i rows[i], added in the order of the rows: a product of matrices may add in another one
+/// for another number of threads.
 at::Tensor weighted_sum(const at::Tensor& g, const at::Tensor& rows) {
   const int64_t n = rows.size(0), columns = rows.size(1);
   const at::Tensor weights = g.contiguous();

@@ -88,15 +88,18 @@ ActiveSets solve_active_sets(
   const auto& list = shares.parts();
   const auto options = batch.scores.options();
   const auto integers = [&](std::vector<int64_t> Share::*member) {
-    return join(list, [member](const Share& s) -> const auto& { return s.*member; },
-                options.dtype(at::kLong));
+    return join(
+        list, [member](const Share& s) -> const auto& { return s.*member; },
+        options.dtype(at::kLong));
   };
   const auto doubles = [&](std::vector<double> Share::*member) {
-    return join(list, [member](const Share& s) -> const auto& { return s.*member; }, options);
+    return join(
+        list, [member](const Share& s) -> const auto& { return s.*member; }, options);
   };
   const auto bytes = [&](std::vector<uint8_t> Share::*member) {
-    return join(list, [member](const Share& s) -> const auto& { return s.*member; },
-                options.dtype(at::kByte));
+    return join(
+        list, [member](const Share& s) -> const auto& { return s.*member; },
+        options.dtype(at::kByte));
   };
   return {splits_of(integers(&Share::counts)),
           bytes(&Share::configurations).view({-1, parts}),
@@ -149,10 +152,8 @@ Solutions sparsemap_active_set(const at::Tensor& scores, int64_t least, int64_t 
         return solver.solve(row, bits, counts, options);
       });
   if (both_states) {
-    const at::Tensor constant = (t.square() + 1 - 2 * batch.scores.square())
-                                    .masked_fill(t == -INFINITY, 0)
-                                    .sum(1) /
-                                2;
+    const at::Tensor constant =
+        (t.square() + 1 - 2 * batch.scores.square()).masked_fill(t == -INFINITY, 0).sum(1) / 2;
     s.objective = 2 * s.objective + constant;
     s.gap = 2 * s.gap;
   }
@@ -167,7 +168,8 @@ Solutions sparsemap_active_set(const at::Tensor& scores, int64_t least, int64_t 
           s.converged.to(device)};
 }
 
-// --- gradients through the weights on a fixed support ---------------------------------------------
+// --- gradients through the weights on a fixed support
+// ---------------------------------------------
 
 using Vjp = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, int64_t);
 
@@ -252,10 +254,8 @@ struct Linear : torch::autograd::Function<Linear<kForward, kTranspose>> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    return {kTranspose(grads[0], saved[0], saved[1], ctx->saved_data["variables"].toInt()),
-            {},
-            {},
-            {}};
+    return {
+        kTranspose(grads[0], saved[0], saved[1], ctx->saved_data["variables"].toInt()), {}, {}, {}};
   }
 };
 

@@ -17,13 +17,14 @@ namespace {
 constexpr const char* kMarginals = "sparsemap_marginals";
 using Marginals = std::tuple<at::Tensor, at::Tensor>;
 
-/// μ = clip(a·t + c − τ, 0, 1): both states of a bit regularised make the projected point (t + 1)/2.
+/// μ = clip(a·t + c − τ, 0, 1): both states of a bit regularised make the projected point (t +
+/// 1)/2.
 double slope(bool both_states) { return both_states ? 0.5 : 1.0; }
 double offset(bool both_states) { return both_states ? 0.5 : 0.0; }
 
 Marginals call_marginals(const at::Tensor& scores, int64_t least, int64_t most, bool both_states) {
-  static const auto op = find_op<Marginals(const at::Tensor&, int64_t, int64_t, bool)>(
-      "sparsum::sparsemap_marginals");
+  static const auto op =
+      find_op<Marginals(const at::Tensor&, int64_t, int64_t, bool)>("sparsum::sparsemap_marginals");
   return op.call(scores, least, most, both_states);
 }
 
@@ -165,8 +166,8 @@ at::Tensor marginals_backward_autograd(const at::Tensor& grad, const at::Tensor&
 // --- configurations ------------------------------------------------------------------------------
 
 constexpr const char* kConfigurations = "sparsemap_configurations";
-using Configurations = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
-                                  at::Tensor, at::Tensor>;
+using Configurations =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 Configurations call_configurations(const at::Tensor& marginals, const at::Tensor& tight,
                                    int64_t least, int64_t most) {
@@ -182,12 +183,12 @@ Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor&
   TORCH_CHECK(marginals.dim() == 2 && marginals.size(1) >= 1, kConfigurations,
               ": expected marginals to be [B, D] with D >= 1, got ", marginals.sizes());
   TORCH_CHECK_VALUE(0 <= least && least <= most && most <= marginals.size(1), kConfigurations,
-                    ": expected 0 <= least <= most <= D = ", marginals.size(1), ", got least = ",
-                    least, ", most = ", most);
-  TORCH_CHECK(tight.dim() == 1 && tight.size(0) == marginals.size(0) &&
-                  tight.scalar_type() == at::kBool,
-              kConfigurations, ": expected tight to be bool, one for each of ", marginals.size(0),
-              " rows, got ", tight.scalar_type(), " ", tight.sizes());
+                    ": expected 0 <= least <= most <= D = ", marginals.size(1),
+                    ", got least = ", least, ", most = ", most);
+  TORCH_CHECK(
+      tight.dim() == 1 && tight.size(0) == marginals.size(0) && tight.scalar_type() == at::kBool,
+      kConfigurations, ": expected tight to be bool, one for each of ", marginals.size(0),
+      " rows, got ", tight.scalar_type(), " ", tight.sizes());
   const at::Tensor input = marginals.to(compute_type(marginals.scalar_type())).contiguous();
   const int64_t rows = input.size(0), bits = input.size(1);
   const auto longs = marginals.options().dtype(at::kLong);
@@ -210,10 +211,11 @@ Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor&
   const auto& parts = shares.parts();
   using Share = kernels::BitConfigurations;
   const auto integers = [&](std::vector<int64_t> Share::*member) {
-    return join(parts, [member](const Share& s) -> const auto& { return s.*member; }, longs);
+    return join(
+        parts, [member](const Share& s) -> const auto& { return s.*member; }, longs);
   };
-  const auto [flip_splits, flips] =
-      join_flips(parts, [](const Share& s) -> const auto& { return s.flips; }, longs);
+  const auto [flip_splits, flips] = join_flips(
+      parts, [](const Share& s) -> const auto& { return s.flips; }, longs);
   const at::Tensor weights = join(
       parts, [](const Share& s) -> const auto& { return s.weights; }, longs.dtype(at::kDouble));
   return {splits_of(integers(&Share::counts)),
@@ -237,7 +239,8 @@ Configurations configurations_host(const at::Tensor& marginals, const at::Tensor
 struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction> {
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
                                                 const at::Tensor& marginals,
-                                                const at::Tensor& tight, int64_t least, int64_t most) {
+                                                const at::Tensor& tight, int64_t least,
+                                                int64_t most) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [row_splits, base, flip_splits, flips, probs, upper, lower] =
         call_configurations(marginals, tight, least, most);

@@ -1,4 +1,5 @@
 #include "ops/active_set.h"
+
 #include "ops/find_op.h"
 #include "sparsemap/solvers.h"
 
@@ -13,9 +14,9 @@ constexpr const char* kName = "sparsemap";
 
 at::Tensor weights(const at::Tensor& scores, const at::Tensor& probs, const at::Tensor& row_splits,
                    const at::Tensor& configurations, int64_t variables, double slope) {
-  static const auto op = ops::find_op<at::Tensor(const at::Tensor&, const at::Tensor&,
-                                                 const at::Tensor&, const at::Tensor&, int64_t,
-                                                 double)>("sparsum::sparsemap_weights");
+  static const auto op =
+      ops::find_op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                              const at::Tensor&, int64_t, double)>("sparsum::sparsemap_weights");
   return op.call(scores, probs, row_splits, configurations, variables, slope);
 }
 
@@ -26,8 +27,8 @@ at::Tensor start(const Structure& structure, const at::Tensor& scores,
   TORCH_CHECK(options.generator && options.generator->defined(), kName,
               ": expected a generator for SparsemapInit::kRandom");
   // Forbidden parts stay so.
-  const at::Tensor noise = at::randn(scores.sizes(), *options.generator,
-                                     scores.options().requires_grad(false));
+  const at::Tensor noise =
+      at::randn(scores.sizes(), *options.generator, scores.options().requires_grad(false));
   return structure.map(noise.masked_fill(scores == -INFINITY, -INFINITY)).values(at::kByte);
 }
 
@@ -64,8 +65,7 @@ class Oracle final : public kernels::MapOracle {
  public:
   explicit Oracle(const CustomStructure& structure) : structure_(structure) {}
   void best(const double* scores, uint8_t* configuration) override {
-    const auto outcome =
-        structure_.checked_best({scores, static_cast<size_t>(structure_.parts())});
+    const auto outcome = structure_.checked_best({scores, static_cast<size_t>(structure_.parts())});
     std::copy(outcome.begin(), outcome.end(), configuration);
   }
 
@@ -91,8 +91,8 @@ SparsemapResult solve_active_set(const Bits& bits, const at::Tensor& scores,
       op.call(scores.detach(), bits.least(), bits.most(), both_states, options.tolerance,
               options.max_iterations, if_defined(initial), if_defined(warm.row_splits),
               if_defined(warm.configurations), if_defined(warm.probs));
-  const at::Tensor attached = weights(scores, probs, row_splits, configurations, bits.parts(),
-                                      both_states ? 0.5 : 1.0);
+  const at::Tensor attached =
+      weights(scores, probs, row_splits, configurations, bits.parts(), both_states ? 0.5 : 1.0);
   return {SparseDistribution(support_of(row_splits, configurations), attached, converged),
           bit_marginals(bits, scores, options.encoding).first,
           objective,
@@ -126,9 +126,8 @@ SparsemapResult solve_active_set(const CustomStructure& structure, const at::Ten
   const auto device = scores.device();
   const at::Tensor row_splits = s.row_splits.to(device);
   const at::Tensor configurations = s.configurations.to(device);
-  const at::Tensor attached =
-      weights(scores, s.probs.to(device, scores.scalar_type()), row_splits, configurations,
-              structure.variables(), 1);
+  const at::Tensor attached = weights(scores, s.probs.to(device, scores.scalar_type()), row_splits,
+                                      configurations, structure.variables(), 1);
   SparseDistribution q(support_of(row_splits, configurations), attached, s.converged.to(device));
   const at::Tensor marginals = q.marginals();
   return {std::move(q),

@@ -6,8 +6,8 @@
 namespace sparsum {
 namespace {
 
-using Configurations = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
-                                  at::Tensor, at::Tensor>;
+using Configurations =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 }  // namespace
 
@@ -35,8 +35,7 @@ SparsemapResult solve_closed_form(const Bits& bits, const at::Tensor& scores,
       ops::find_op<Configurations(const at::Tensor&, const at::Tensor&, int64_t, int64_t)>(
           "sparsum::sparsemap_configurations");
   // In float64, whatever the scores: sums of marginals decide how many bits are on.
-  const auto [marginals, tight] =
-      bit_marginals(bits, scores.to(at::kDouble), options.encoding);
+  const auto [marginals, tight] = bit_marginals(bits, scores.to(at::kDouble), options.encoding);
   Assignments z;
   at::Tensor probs, upper, lower;
   std::tie(z.row_splits, z.base, z.flip_splits, z.flips, probs, upper, lower) =

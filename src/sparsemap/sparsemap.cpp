@@ -1,8 +1,8 @@
 #include "sparsemap/solvers.h"
 
 #include <sparsum/categorical.h>
-#include <sparsum/sparsemax.h>
 #include <sparsum/sparsemap.h>
+#include <sparsum/sparsemax.h>
 #include <torch/torch.h>
 
 #include <cmath>
@@ -17,8 +17,7 @@ SparsemapResult solve_categorical(const at::Tensor& scores) {
   const auto longs = scores.options().requires_grad(false).dtype(at::kLong);
   const int64_t batch = scores.size(0);
   const at::Tensor converged = at::ones({batch}, longs.dtype(at::kBool));
-  const at::Tensor residual =
-      (probs - scores).masked_fill(scores == -INFINITY, 0).to(at::kDouble);
+  const at::Tensor residual = (probs - scores).masked_fill(scores == -INFINITY, 0).to(at::kDouble);
   at::AutoGradMode with_grad(true);
   return {SparseDistribution::from_dense(probs, converged),
           probs,
@@ -57,10 +56,9 @@ SparseDistribution drop_zeros(const SparseDistribution& q) {
   const at::Tensor kept = (q.probs().detach() > 0).nonzero().squeeze(1);
   if (kept.size(0) == q.support().count()) return q;
   const at::Tensor rows = q.support().rows.index_select(0, kept);
-  const at::Tensor splits =
-      at::searchsorted(rows, at::arange(q.batch_size() + 1, rows.options()));
-  return SparseDistribution(q.support().select(kept, rows, splits),
-                            q.probs().index_select(0, kept), q.exact());
+  const at::Tensor splits = at::searchsorted(rows, at::arange(q.batch_size() + 1, rows.options()));
+  return SparseDistribution(q.support().select(kept, rows, splits), q.probs().index_select(0, kept),
+                            q.exact());
 }
 
 SparsemapResult solve(const Structure& structure, const at::Tensor& scores,
@@ -107,8 +105,8 @@ at::Tensor sparsemap_loss(const Structure& structure, const at::Tensor& scores,
                           const at::Tensor& target, const SparsemapOptions& options) {
   constexpr const char* kName = "sparsemap_loss";
   check(kName, structure, scores, options);
-  TORCH_CHECK(target.sizes() == scores.sizes(), kName, ": expected target to be [B, V] = ",
-              scores.sizes(), ", got ", target.sizes());
+  TORCH_CHECK(target.sizes() == scores.sizes(), kName,
+              ": expected target to be [B, V] = ", scores.sizes(), ", got ", target.sizes());
   const at::Tensor marginals = sparsemap_marginals(structure, scores, options);
   const at::Tensor y = target.to(scores.scalar_type());
   const int64_t variables = structure.variables();

@@ -109,8 +109,8 @@ class Counts {
       low = at::where(above, middle, low);
       high = at::where(above, high, middle);
     }
-    const at::Tensor inside = (expected >= static_cast<double>(least))
-                                  .logical_and(expected <= static_cast<double>(most));
+    const at::Tensor inside =
+        (expected >= static_cast<double>(least)).logical_and(expected <= static_cast<double>(most));
     return at::where(inside, at::zeros_like(low), (low + high) / 2);
   }
 
@@ -185,11 +185,10 @@ Assignments Bits::enumerate(int64_t batch, const at::Device& device, int64_t lim
 }
 
 Assignments Bits::list(const at::Tensor& scores, int64_t k, bool until_exact) const {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("sparsum::k_best_bits", "")
-          .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
-              const at::Tensor&, int64_t, int64_t, int64_t, bool)>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("sparsum::k_best_bits", "")
+                             .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
+                                 const at::Tensor&, int64_t, int64_t, int64_t, bool)>();
   const at::NoGradGuard no_grad;
   Assignments z;
   std::tie(z.row_splits, z.base, z.flip_splits, z.flips) =

@@ -24,9 +24,9 @@ TrainRequest request(const std::filesystem::path& root, const std::filesystem::p
   TrainRequest request;
   request.experiment = "bitvector";
   request.out = out;
-  request.settings = {{"data", root.string()}, {"dataset", "mnist"},  {"bits", "6"},
-                      {"validation", "60"},    {"batch-size", "16"},  {"epochs", "2"},
-                      {"steps-per-epoch", "6"}, {"threads", "2"},     {"importance-images", "8"},
+  request.settings = {{"data", root.string()},     {"dataset", "mnist"}, {"bits", "6"},
+                      {"validation", "60"},        {"batch-size", "16"}, {"epochs", "2"},
+                      {"steps-per-epoch", "6"},    {"threads", "2"},     {"importance-images", "8"},
                       {"importance-samples", "32"}};
   request.settings.insert(request.settings.end(), more.begin(), more.end());
   return request;
@@ -46,8 +46,7 @@ TEST(BitvectorModel, NllIsThePapersDecoder) {
   std::vector<at::Tensor> gradients;
   for (const auto& each : p) gradients.push_back(each->grad());
   model.zero_grad();
-  const at::Tensor hidden =
-      (z.values().matmul(p["code.table"]) + p["code.bias"]).relu();
+  const at::Tensor hidden = (z.values().matmul(p["code.table"]) + p["code.bias"]).relu();
   const at::Tensor features =
       at::linear(hidden, p["pixel_features.weight"], p["pixel_features.bias"]).view({-1, 784, 5});
   const at::Tensor logits = at::linear(features, p["levels.weight"], p["levels.bias"]);
@@ -112,7 +111,8 @@ TEST(Bitvector, EveryEstimatorTrains) {
     EXPECT_GE(test["nll"]["standard_error"].get<double>(), 0);
     EXPECT_EQ(test["nll"]["images"], 8);
     for (const char* image : {"reconstructions", "samples", "walk"}) {
-      EXPECT_TRUE(std::filesystem::exists(result.folder / "images" / (std::string(image) + ".png")));
+      EXPECT_TRUE(
+          std::filesystem::exists(result.folder / "images" / (std::string(image) + ".png")));
     }
   }
 }
@@ -145,12 +145,12 @@ TEST(Bitvector, BadOptionsAreNamed) {
   const auto error = [&](const Settings& more) {
     return input_error_of([&] { run_small(request(folder.path(), folder / "run", more)); });
   };
-  EXPECT_NE(error({{"structure", "budget"}, {"budget", "7"}}).find("--budget: expected at most the 6"),
-            std::string::npos);
+  EXPECT_NE(
+      error({{"structure", "budget"}, {"budget", "7"}}).find("--budget: expected at most the 6"),
+      std::string::npos);
   EXPECT_NE(error({{"budget", "-2"}}).find("budget"), std::string::npos);
   EXPECT_NE(error({{"k", "0"}}).find("k"), std::string::npos);
-  EXPECT_NE(error({{"bits", "20"}, {"estimator", "dense"}}).find("has 1048576"),
-            std::string::npos);
+  EXPECT_NE(error({{"bits", "20"}, {"estimator", "dense"}}).find("has 1048576"), std::string::npos);
   EXPECT_NE(error({{"bits", "80"}, {"estimator", "dense"}}).find("more than 2^63"),
             std::string::npos);
   EXPECT_NE(error({{"validation", "320"}}).find("fewer than the 320"), std::string::npos);

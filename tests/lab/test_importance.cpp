@@ -86,9 +86,8 @@ TEST(Importance, ErrorsAreAsLargeAsTheySay) {
   constexpr int kSeeds = 40;
   for (int seed = 0; seed < kSeeds; ++seed) {
     const auto draws = [&] { return make_generator(seed, "draws"); };
-    const LogEvidence estimates[] = {
-        log_evidence(sparse, log_likelihood, draws(), {500, 6000}),
-        log_evidence(dense, 8, log_likelihood, draws(), {500, 6000})};
+    const LogEvidence estimates[] = {log_evidence(sparse, log_likelihood, draws(), {500, 6000}),
+                                     log_evidence(dense, 8, log_likelihood, draws(), {500, 6000})};
     for (int i = 0; i < 2; ++i) {
       const at::Tensor z =
           (1 - (exact - estimates[i].log_evidence).exp()) / estimates[i].standard_error;

@@ -195,7 +195,8 @@ TEST(Bits, KBestOfManyBitsIsAPrefixOfMore) {
     for (int64_t k : {1, 2, 50, 299}) {
       const Assignments few = structure->k_best(scores, k);
       for (int64_t b = 0; b < 2; ++b) {
-        EXPECT_TRUE(few.values(at::kByte).slice(0, b * k, (b + 1) * k)
+        EXPECT_TRUE(few.values(at::kByte)
+                        .slice(0, b * k, (b + 1) * k)
                         .equal(many.values(at::kByte).slice(0, b * 300, b * 300 + k)));
       }
     }
@@ -237,8 +238,8 @@ TEST(Bits, OraclesAreThoseOfTheEnumeratedSet) {
           at::einsum("bz,bzi->bi", {probs, z.values(at::kDouble).view({5, -1, bits})});
       const at::Tensor entropy = -(probs * all.log_softmax(1)).sum(1);
       const auto same = [&](const at::Tensor& got, const at::Tensor& expected, const char* what) {
-        EXPECT_TRUE(got.allclose(expected, 1e-9, 1e-9))
-            << structure->name() << " " << what << "\n" << got << expected;
+        EXPECT_TRUE(got.allclose(expected, 1e-9, 1e-9)) << structure->name() << " " << what << "\n"
+                                                        << got << expected;
         const at::Tensor g = normal(got.sizes(), 3);
         const auto of = [&](const at::Tensor& t) {
           return torch::autograd::grad({t}, {scores}, {g}, true, false, true)[0];
@@ -274,8 +275,7 @@ TEST(Bits, SamplesFollowTheDistribution) {
     for (int64_t b = 0; b < 2; ++b) {
       for (int64_t j = 0; j < probs.size(1); ++j) {
         const double p = probs[b][j].item<double>();
-        const double share =
-            (codes[b] == all_codes[b][j]).to(at::kDouble).mean().item<double>();
+        const double share = (codes[b] == all_codes[b][j]).to(at::kDouble).mean().item<double>();
         // Five standard errors: one false alarm in some two million.
         EXPECT_NEAR(share, p, 5 * std::sqrt(p * (1 - p) / draws) + 1e-12) << structure->name();
       }
@@ -289,9 +289,13 @@ TEST(Bits, RefusesWhatIsNone) {
   EXPECT_EQ(error_of([] { Budget(4, 5); }), "Budget: expected 0 <= B <= D = 4 bits on, got B = 5");
   EXPECT_EQ(error_of([] { Subset(4, -1); }),
             "Subset: expected 0 <= B <= D = 4 bits on, got B = -1");
-  EXPECT_EQ(error_of([] { BitVector(4).k_best(at::zeros({2, 4}), 0); }),
+  EXPECT_EQ(error_of([] {
+              BitVector(4).k_best(at::zeros({2, 4}), 0);
+            }),
             "bit-vector(4): k_best: expected k >= 1, got 0");
-  EXPECT_EQ(error_of([] { BitVector(4).k_best(at::zeros({2, 5}), 1); }),
+  EXPECT_EQ(error_of([] {
+              BitVector(4).k_best(at::zeros({2, 5}), 1);
+            }),
             "k_best: expected scores to be [B, V] with V = 4 for bit-vector(4), got [2, 5]");
   at::Tensor scores = at::zeros({2, 4});
   scores[1][2] = NAN;

@@ -35,10 +35,10 @@ struct KBestLimit {
 /// Cost: O(bits + k log k) a row, beyond the flips that are written: of c configurations each list
 /// has at most log₂ c + 1 members, unless scores are 0 or tie.
 /// Method: every other configuration flips a set F at cost Σ_{i in F} |t_i|; the k smallest subset
-/// sums need the k − 1 smallest |t_i| only, and a heap over (set, last member) with the moves "append
-/// the next" and "replace the last by the next" meets them in order. With bounds, one such stream a
-/// size: the configuration as a list of ranks, whose members move right, the last one first; the
-/// streams are opened from the best size outwards and share one heap.
+/// sums need the k − 1 smallest |t_i| only, and a heap over (set, last member) with the moves
+/// "append the next" and "replace the last by the next" meets them in order. With bounds, one such
+/// stream a size: the configuration as a list of ranks, whose members move right, the last one
+/// first; the streams are opened from the best size outwards and share one heap.
 int64_t k_best_bits(const float* scores, int64_t rows, int64_t bits, int64_t least, int64_t most,
                     const KBestLimit& limit, uint8_t* base, int64_t* counts, FlipLists& flips);
 int64_t k_best_bits(const double* scores, int64_t rows, int64_t bits, int64_t least, int64_t most,
