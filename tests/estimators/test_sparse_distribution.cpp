@@ -213,8 +213,7 @@ TEST(SparseDistribution, WrongInputIsNamed) {
             "entmax: expected a categorical structure, whose scores are its outcomes' scores, got "
             "bits(4)");
   EXPECT_EQ(error_of([&] { top_k_sparsemax(Bits(), scores, 2); }),
-            "top_k_sparsemax: expected a categorical structure, whose scores are its outcomes' "
-            "scores, got bits(4)");
+            "bits(4): k_best is not available");
   EXPECT_EQ(error_of([&] { SparseDistribution::from_dense(at::zeros({3})); }),
             "SparseDistribution: expected probs to be [B, K], got [3]");
   const Assignments all = Categorical(4).enumerate(2, at::kCPU);

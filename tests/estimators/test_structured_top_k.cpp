@@ -853,8 +853,10 @@ TEST(StructuredEstimators, OptionsOutOfRangeAreNamed) {
               start + "algorithm to be 'active-set' or 'closed-form', got 'qp'");
     EXPECT_EQ(refusal(name, [](auto& o) { o.init = "zero"; }),
               start + "init to be 'map' or 'random', got 'zero'");
-    EXPECT_EQ(refusal(name, [](auto& o) { o.tolerance = 0; }), start + "tolerance > 0, got 0");
-    EXPECT_EQ(refusal(name, [](auto& o) { o.tolerance = NAN; }), start + "tolerance > 0, got nan");
+    EXPECT_EQ(refusal(name, [](auto& o) { o.tolerance = 0; }),
+              start + "a finite tolerance > 0, got 0");
+    EXPECT_EQ(refusal(name, [](auto& o) { o.tolerance = NAN; }),
+              start + "a finite tolerance > 0, got nan");
     EXPECT_NE(refusal(name, [](auto& o) { o.tolerance = INFINITY; }), "");
     EXPECT_EQ(refusal(name, [](auto& o) { o.max_iterations = -1; }),
               start + "max_iterations >= 0, got -1");
@@ -897,9 +899,11 @@ TEST(StructuredEstimators, CheckRefusesStructuresTheyAreNotFor) {
             "estimator 'sparsemap': the encoding 'both-states' is for bits; got categorical(3)");
   EXPECT_EQ(refusal("sparsemap-budget", BitVector(5)), "");
   EXPECT_EQ(refusal("sparsemap-budget", Categorical(5)),
-            "estimator 'sparsemap-budget' is for bits; got categorical(5)");
+            "estimator 'sparsemap-budget' is for bit vectors without a bound of their own; got "
+            "categorical(5)");
   EXPECT_EQ(refusal("sparsemap-budget", NoNeighbours(5)),
-            "estimator 'sparsemap-budget' is for bits; got no-neighbours(5)");
+            "estimator 'sparsemap-budget' is for bit vectors without a bound of their own; got "
+            "no-neighbours(5)");
   EstimatorOptions large;
   large.budget = 6;
   EXPECT_EQ(refusal("sparsemap-budget", BitVector(5), large),
