@@ -43,23 +43,31 @@ class SubsetSums {
   void start() {
     nodes_.clear();
     heap_.clear();
-    if (!numbers_.empty()) push(-1, 0);
+    if (!numbers_.empty()) heap_.push_back(make(-1, 0));
   }
   bool empty() const { return heap_.empty(); }
-  double next_sum() const { return nodes_[static_cast<size_t>(heap_.front())].sum; }
+  double next_sum() const { return heap_.front().sum; }
 
   /// Removes the next set and appends its members' bits, ascending.
   int64_t pop(std::vector<int64_t>& bits) {
-    std::pop_heap(heap_.begin(), heap_.end(), Later{this});
-    const int32_t node = heap_.back();
-    heap_.pop_back();
     const auto before = static_cast<std::ptrdiff_t>(bits.size());
+    const int32_t node = heap_.front().node;
     collect(node, bits);
-    std::sort(bits.begin() + before, bits.end());
+    if (static_cast<std::ptrdiff_t>(bits.size()) - before > 1) {
+      std::sort(bits.begin() + before, bits.end());
+    }
     const Node popped = nodes_[static_cast<size_t>(node)];
-    if (static_cast<size_t>(popped.last) + 1 < numbers_.size()) {
-      push(node, popped.last + 1);
-      push(popped.rest, popped.last + 1);
+    const int32_t next = popped.last + 1;
+    if (static_cast<size_t>(next) < numbers_.size()) {
+      // One of the two takes the popped one's place at the top.
+      heap_.front() = make(popped.rest, next);
+      sink();
+      heap_.push_back(make(node, next));
+      rise();
+    } else {
+      heap_.front() = heap_.back();
+      heap_.pop_back();
+      if (!heap_.empty()) sink();
     }
     return static_cast<int64_t>(bits.size()) - before;
   }
@@ -70,16 +78,36 @@ class SubsetSums {
     int32_t rest;  // the set without its last member, or −1: empty
     int32_t last;  // rank of the last member
   };
-  struct Later {
-    SubsetSums* sums;
-    bool operator()(int32_t a, int32_t b) const { return sums->before(b, a); }
+  struct Entry {
+    double sum;
+    int32_t node;
   };
 
-  void push(int32_t rest, int32_t last) {
-    const double sum = rest < 0 ? 0 : nodes_[static_cast<size_t>(rest)].sum;
-    nodes_.push_back({sum + numbers_[static_cast<size_t>(last)].key, rest, last});
-    heap_.push_back(static_cast<int32_t>(nodes_.size()) - 1);
-    std::push_heap(heap_.begin(), heap_.end(), Later{this});
+  Entry make(int32_t rest, int32_t last) {
+    double sum = numbers_[static_cast<size_t>(last)].key;
+    if (rest >= 0) sum += nodes_[static_cast<size_t>(rest)].sum;
+    nodes_.push_back({sum, rest, last});
+    return {sum, static_cast<int32_t>(nodes_.size()) - 1};
+  }
+  // A binary heap, the first entry on top.
+  void sink() {
+    const Entry entry = heap_.front();
+    const size_t n = heap_.size();
+    size_t i = 0;
+    for (size_t child = 1; child < n; child = 2 * i + 1) {
+      if (child + 1 < n && before(heap_[child + 1], heap_[child])) ++child;
+      if (!before(heap_[child], entry)) break;
+      heap_[i] = heap_[child];
+      i = child;
+    }
+    heap_[i] = entry;
+  }
+  void rise() {
+    const Entry entry = heap_.back();
+    size_t i = heap_.size() - 1;
+    for (; i > 0 && before(entry, heap_[(i - 1) / 2]); i = (i - 1) / 2)
+      heap_[i] = heap_[(i - 1) / 2];
+    heap_[i] = entry;
   }
   void collect(int32_t node, std::vector<int64_t>& bits) const {
     for (; node >= 0; node = nodes_[static_cast<size_t>(node)].rest) {
@@ -88,9 +116,10 @@ class SubsetSums {
   }
   // A set's successors are later in this order than the set itself, whatever ties: so the heap
   // always holds the next one.
-  bool before(int32_t a, int32_t b) {
-    const double x = nodes_[static_cast<size_t>(a)].sum, y = nodes_[static_cast<size_t>(b)].sum;
-    if (x != y) return x < y;
+  bool before(const Entry& a, const Entry& b) {
+    return a.sum != b.sum ? a.sum < b.sum : before_among_equals(a.node, b.node);
+  }
+  bool before_among_equals(int32_t a, int32_t b) {
     left_.clear();
     right_.clear();
     collect(a, left_);
@@ -102,7 +131,7 @@ class SubsetSums {
 
   std::vector<Ranked>& numbers_;
   std::vector<Node> nodes_;
-  std::vector<int32_t> heap_;
+  std::vector<Entry> heap_;
   std::vector<int64_t> left_, right_;
 };
 
@@ -287,6 +316,10 @@ int64_t k_best_rows(const T* scores, int64_t rows, int64_t bits, int64_t least, 
                     const KBestLimit& limit, uint8_t* base, int64_t* counts, FlipLists& flips) {
   const bool free = least == 0 && most >= bits;
   const double epsilon = std::numeric_limits<T>::epsilon();
+  if (!limit.until_exact && limit.k <= 1024) {
+    flips.lengths.reserve(flips.lengths.size() + static_cast<size_t>(rows * limit.k));
+    flips.parts.reserve(flips.parts.size() + static_cast<size_t>(2 * rows * limit.k));
+  }
   std::vector<Ranked> numbers, window;
   SubsetSums subsets(numbers);
   BoundedSums bounded;

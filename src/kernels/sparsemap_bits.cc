@@ -186,8 +186,10 @@ class ConfigurationLister {
       out_.upper.push_back(upper);
       out_.lower.push_back(lower);
       out_.flips.lengths.push_back(static_cast<int64_t>(flips));
-      std::sort(out_.flips.parts.end() - static_cast<std::ptrdiff_t>(flips),
-                out_.flips.parts.end());
+      if (flips > 1) {
+        std::sort(out_.flips.parts.end() - static_cast<std::ptrdiff_t>(flips),
+                  out_.flips.parts.end());
+      }
       ++count;
       from = to;
       lower = upper;
@@ -196,6 +198,11 @@ class ConfigurationLister {
     const auto flip = [&](int64_t bit) {
       // A bit that two cuts at one place turn on and off again has not changed.
       auto& parts = out_.flips.parts;
+      if (flips == 0) {
+        parts.push_back(bit);
+        ++flips;
+        return;
+      }
       const auto begin = parts.end() - static_cast<std::ptrdiff_t>(flips);
       const auto found = std::find(begin, parts.end(), bit);
       if (found != parts.end()) {
@@ -225,12 +232,15 @@ class ConfigurationLister {
 
  private:
   void cut_nested(const T* mu, uint8_t* base) {
+    // Written without a branch: which marginals are fractional cannot be predicted.
+    cuts_.resize(static_cast<size_t>(bits_));
+    size_t count = 0;
     for (int64_t i = 0; i < bits_; ++i) {
       base[i] = mu[i] > 0;
-      if (mu[i] > 0 && mu[i] < 1) {
-        cuts_.push_back({static_cast<double>(mu[i]), static_cast<int32_t>(i), -1});
-      }
+      cuts_[count] = {static_cast<double>(mu[i]), static_cast<int32_t>(i), -1};
+      count += (mu[i] > 0) & (mu[i] < 1);
     }
+    cuts_.resize(count);
   }
   // Bits that are certainly on have intervals of length 1 and are on for every u: they stay off the
   // line, where rounding could only part them.
@@ -278,6 +288,11 @@ template <typename T>
 void configurations_of_rows(const T* marginals, const bool* tight, int64_t rows, int64_t bits,
                             int64_t least, int64_t most, uint8_t* base, BitConfigurations& out) {
   ConfigurationLister<T> lister(bits, least, most, out);
+  const auto expected = static_cast<size_t>(std::min<int64_t>(rows * (bits + 1), 1 << 20));
+  for (auto* numbers : {&out.upper, &out.lower, &out.flips.lengths, &out.flips.parts}) {
+    numbers->reserve(expected);
+  }
+  out.weights.reserve(expected);
   for (int64_t row = 0; row < rows; ++row) {
     lister.list(marginals + row * bits, tight[row], row, base + row * bits);
   }

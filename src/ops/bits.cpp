@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace sparsum::ops {
@@ -35,6 +36,15 @@ at::Tensor splits_of(const at::Tensor& counts) {
   split[0] = 0;
   for (int64_t i = 0; i < n; ++i) split[i + 1] = split[i] + count[i];
   return splits;
+}
+
+at::Tensor rows_of(const at::Tensor& splits) {
+  const int64_t* split = splits.const_data_ptr<int64_t>();
+  const int64_t batch = splits.size(0) - 1;
+  at::Tensor rows = at::empty({split[batch]}, splits.options());
+  int64_t* row = rows.mutable_data_ptr<int64_t>();
+  for (int64_t b = 0; b < batch; ++b) std::fill(row + split[b], row + split[b + 1], b);
+  return rows;
 }
 
 }  // namespace sparsum::ops

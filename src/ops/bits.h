@@ -30,6 +30,9 @@ inline int64_t row_grain(int64_t nanoseconds) {
 /// [n] -> [n + 1]: 0 and the running sums.
 at::Tensor splits_of(const at::Tensor& counts);
 
+/// The row of each of n members, by the rows' splits [B + 1]: [n].
+at::Tensor rows_of(const at::Tensor& splits);
+
 /// Rows in fixed shares, worked on in parallel, each with an output of its own whose length nobody
 /// knows beforehand. The shares do not depend on the number of threads.
 template <class Output>

@@ -14,7 +14,7 @@ namespace sparsum::ops {
 namespace {
 
 constexpr const char* kOp = "k_best_bits";
-using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 Result k_best_bits_cpu(const at::Tensor& scores, int64_t least, int64_t most, int64_t k,
                        bool until_exact) {
@@ -41,16 +41,18 @@ Result k_best_bits_cpu(const at::Tensor& scores, int64_t least, int64_t most, in
   const auto [flip_splits, flips] = join_flips(
       shares.parts(), [](const kernels::FlipLists& f) -> const kernels::FlipLists& { return f; },
       counts.options());
-  return {splits_of(counts), base, flip_splits, flips};
+  const at::Tensor row_splits = splits_of(counts);
+  return {row_splits, rows_of(row_splits), base, flip_splits, flips};
 }
 
 /// Structured solvers go through the host.
 Result k_best_bits_host(const at::Tensor& scores, int64_t least, int64_t most, int64_t k,
                         bool until_exact) {
-  const auto [row_splits, base, flip_splits, flips] =
+  const auto [row_splits, rows, base, flip_splits, flips] =
       k_best_bits_cpu(scores.cpu(), least, most, k, until_exact);
   const auto device = scores.device();
-  return {row_splits.to(device), base.to(device), flip_splits.to(device), flips.to(device)};
+  return {row_splits.to(device), rows.to(device), base.to(device), flip_splits.to(device),
+          flips.to(device)};
 }
 
 TORCH_LIBRARY_IMPL(sparsum, CPU, m) { m.impl("k_best_bits", &k_best_bits_cpu); }

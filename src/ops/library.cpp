@@ -41,7 +41,7 @@ TORCH_LIBRARY(sparsum, m) {
 
   m.def(
       "k_best_bits(Tensor scores, int least, int most, int k, bool until_exact=False)"
-      " -> (Tensor row_splits, Tensor base, Tensor flip_splits, Tensor flips)");
+      " -> (Tensor row_splits, Tensor rows, Tensor base, Tensor flip_splits, Tensor flips)");
   m.def(
       "sparsemap_active_set(Tensor scores, int least, int most, bool both_states=False,"
       " float tolerance=1e-9, int max_iterations=0, Tensor? initial=None,"
@@ -66,8 +66,8 @@ TORCH_LIBRARY(sparsum, m) {
       " -> Tensor");
   m.def(
       "sparsemap_configurations(Tensor marginals, Tensor tight, int least, int most)"
-      " -> (Tensor row_splits, Tensor base, Tensor flip_splits, Tensor flips, Tensor probs,"
-      " Tensor upper, Tensor lower)");
+      " -> (Tensor row_splits, Tensor rows, Tensor base, Tensor flip_splits, Tensor flips,"
+      " Tensor probs, Tensor upper, Tensor lower)");
 
   m.def("support(Tensor probs) -> (Tensor row_splits, Tensor rows, Tensor indices)");
 }

@@ -166,8 +166,8 @@ at::Tensor marginals_backward_autograd(const at::Tensor& grad, const at::Tensor&
 // --- configurations ------------------------------------------------------------------------------
 
 constexpr const char* kConfigurations = "sparsemap_configurations";
-using Configurations =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Configurations = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                                  at::Tensor, at::Tensor, at::Tensor>;
 
 Configurations call_configurations(const at::Tensor& marginals, const at::Tensor& tight,
                                    int64_t least, int64_t most) {
@@ -218,7 +218,9 @@ Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor&
       parts, [](const Share& s) -> const auto& { return s.flips; }, longs);
   const at::Tensor weights = join(
       parts, [](const Share& s) -> const auto& { return s.weights; }, longs.dtype(at::kDouble));
-  return {splits_of(integers(&Share::counts)),
+  const at::Tensor row_splits = splits_of(integers(&Share::counts));
+  return {row_splits,
+          rows_of(row_splits),
           base,
           flip_splits,
           flips,
@@ -233,7 +235,7 @@ Configurations configurations_host(const at::Tensor& marginals, const at::Tensor
   const auto device = marginals.device();
   return {std::get<0>(r).to(device), std::get<1>(r).to(device), std::get<2>(r).to(device),
           std::get<3>(r).to(device), std::get<4>(r).to(device), std::get<5>(r).to(device),
-          std::get<6>(r).to(device)};
+          std::get<6>(r).to(device), std::get<7>(r).to(device)};
 }
 
 struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction> {
@@ -242,19 +244,19 @@ struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction
                                                 const at::Tensor& tight, int64_t least,
                                                 int64_t most) {
     at::AutoDispatchBelowADInplaceOrView below;
-    const auto [row_splits, base, flip_splits, flips, probs, upper, lower] =
+    const auto [row_splits, rows, base, flip_splits, flips, probs, upper, lower] =
         call_configurations(marginals, tight, least, most);
     ctx->save_for_backward({marginals, upper, lower});
-    ctx->mark_non_differentiable({row_splits, base, flip_splits, flips, upper, lower});
+    ctx->mark_non_differentiable({row_splits, rows, base, flip_splits, flips, upper, lower});
     ctx->saved_data["on_line"] = least > 0 || most < marginals.size(1);
-    return {row_splits, base, flip_splits, flips, probs, upper, lower};
+    return {row_splits, rows, base, flip_splits, flips, probs, upper, lower};
   }
   /// In operations of ATen on the gradient alone, in which it is linear: so it has derivatives too.
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor marginals = saved[0].detach();
-    const at::Tensor& g = grads[4];
+    const at::Tensor& g = grads[5];
     // One place in front takes what belongs to the cuts at 0 and 1.
     const at::Tensor by_cut = at::zeros({marginals.numel() + 1}, g.options())
                                   .index_add(0, saved[1] + 1, g)
@@ -273,7 +275,7 @@ Configurations configurations_autograd(const at::Tensor& marginals, const at::Te
   refuse_forward_mode(kConfigurations, marginals);
   if (needs_graph(marginals)) {
     const auto o = ConfigurationsFunction::apply(marginals, tight, least, most);
-    return {o[0], o[1], o[2], o[3], o[4], o[5], o[6]};
+    return {o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7]};
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return call_configurations(marginals, tight, least, most);

@@ -6,8 +6,8 @@
 namespace sparsum {
 namespace {
 
-using Configurations =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Configurations = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                                  at::Tensor, at::Tensor, at::Tensor>;
 
 }  // namespace
 
@@ -30,7 +30,7 @@ at::Tensor bit_objective(const at::Tensor& scores, const at::Tensor& marginals, 
 }
 
 SparsemapResult solve_closed_form(const Bits& bits, const at::Tensor& scores,
-                                  const SparsemapOptions& options) {
+                                  const SparsemapOptions& options, bool diagnostics) {
   static const auto op =
       ops::find_op<Configurations(const at::Tensor&, const at::Tensor&, int64_t, int64_t)>(
           "sparsum::sparsemap_configurations");
@@ -38,16 +38,17 @@ SparsemapResult solve_closed_form(const Bits& bits, const at::Tensor& scores,
   const auto [marginals, tight] = bit_marginals(bits, scores.to(at::kDouble), options.encoding);
   Assignments z;
   at::Tensor probs, upper, lower;
-  std::tie(z.row_splits, z.base, z.flip_splits, z.flips, probs, upper, lower) =
+  std::tie(z.row_splits, z.rows, z.base, z.flip_splits, z.flips, probs, upper, lower) =
       op.call(marginals, tight, bits.least(), bits.most());
   z.parts = bits.parts();
-  z.rows = at::repeat_interleave(z.evaluations());
   z.chained = true;
-  const auto longs = z.rows.options();
-  const int64_t batch = scores.size(0);
-  const at::Tensor converged = at::ones({batch}, longs.dtype(at::kBool));
   const auto dtype = scores.scalar_type();
-  return {SparseDistribution(std::move(z), probs.to(dtype), converged),
+  const int64_t batch = scores.size(0);
+  const auto longs = z.rows.options();
+  const at::Tensor converged = at::ones({batch}, longs.dtype(at::kBool));
+  SparseDistribution q(std::move(z), probs.to(dtype), converged);
+  if (!diagnostics) return {std::move(q), marginals.to(dtype), {}, {}, {}, {}, converged};
+  return {std::move(q),
           marginals.to(dtype),
           bit_objective(scores, marginals, options.encoding),
           at::zeros({batch}, longs.dtype(at::kDouble)),

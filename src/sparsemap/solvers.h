@@ -8,9 +8,11 @@ namespace sparsum {
 
 // The ways SparseMAP is solved, which solve_sparsemap chooses between.
 
-/// By sorting: every marginal in closed form, and a distribution that has them.
+/// By sorting: every marginal in closed form, and a distribution that has them. diagnostics:
+/// whether to fill in what is not the distribution or the marginals; it takes longer than the
+/// solution.
 SparsemapResult solve_closed_form(const Bits& bits, const at::Tensor& scores,
-                                  const SparsemapOptions& options);
+                                  const SparsemapOptions& options, bool diagnostics);
 
 /// By the active-set method, over bits and over a structure of the user's own.
 SparsemapResult solve_active_set(const Bits& bits, const at::Tensor& scores,

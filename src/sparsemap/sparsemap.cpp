@@ -62,12 +62,12 @@ SparseDistribution drop_zeros(const SparseDistribution& q) {
 }
 
 SparsemapResult solve(const Structure& structure, const at::Tensor& scores,
-                      const SparsemapOptions& options) {
+                      const SparsemapOptions& options, bool diagnostics) {
   constexpr const char* kName = "sparsemap";
   check(kName, structure, scores, options);
   if (const auto* bits = dynamic_cast<const Bits*>(&structure)) {
     return options.algorithm == SparsemapAlgorithm::kClosedForm
-               ? solve_closed_form(*bits, scores, options)
+               ? solve_closed_form(*bits, scores, options, diagnostics)
                : solve_active_set(*bits, scores, options);
   }
   if (dynamic_cast<const Categorical*>(&structure)) return solve_categorical(scores);
@@ -76,20 +76,25 @@ SparsemapResult solve(const Structure& structure, const at::Tensor& scores,
   return solve_active_set(*custom, scores, options);
 }
 
-}  // namespace
-
-SparsemapResult solve_sparsemap(const Structure& structure, const at::Tensor& scores,
-                                const SparsemapOptions& options) {
-  SparsemapResult result = solve(structure, scores, options);
+SparsemapResult solve_listed(const Structure& structure, const at::Tensor& scores,
+                             const SparsemapOptions& options, bool diagnostics) {
+  SparsemapResult result = solve(structure, scores, options, diagnostics);
   if (c10::elementSize(scores.scalar_type()) < 4) {
     result.distribution = drop_zeros(result.distribution);
   }
   return result;
 }
 
+}  // namespace
+
+SparsemapResult solve_sparsemap(const Structure& structure, const at::Tensor& scores,
+                                const SparsemapOptions& options) {
+  return solve_listed(structure, scores, options, /*diagnostics=*/true);
+}
+
 SparseDistribution sparsemap(const Structure& structure, const at::Tensor& scores,
                              const SparsemapOptions& options) {
-  return solve_sparsemap(structure, scores, options).distribution;
+  return solve_listed(structure, scores, options, /*diagnostics=*/false).distribution;
 }
 
 at::Tensor sparsemap_marginals(const Structure& structure, const at::Tensor& scores,

@@ -185,16 +185,16 @@ Assignments Bits::enumerate(int64_t batch, const at::Device& device, int64_t lim
 }
 
 Assignments Bits::list(const at::Tensor& scores, int64_t k, bool until_exact) const {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("sparsum::k_best_bits", "")
-                             .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
-                                 const at::Tensor&, int64_t, int64_t, int64_t, bool)>();
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("sparsum::k_best_bits", "")
+          .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
+              const at::Tensor&, int64_t, int64_t, int64_t, bool)>();
   const at::NoGradGuard no_grad;
   Assignments z;
-  std::tie(z.row_splits, z.base, z.flip_splits, z.flips) =
+  std::tie(z.row_splits, z.rows, z.base, z.flip_splits, z.flips) =
       op.call(scores.detach(), least_, most_, k, until_exact);
   z.parts = bits_;
-  z.rows = at::repeat_interleave(z.evaluations());
   return z;
 }
 
