@@ -20,6 +20,21 @@ _LAST = ("epochs", "warmup-epochs", "seed")
 _IGNORED = ("out", "data", "config", "resume", "threads", "device", "json")
 """Options that say where and on what a run was made, not what it is."""
 
+_READ_BY = {
+    "algorithm": "sparsemap",
+    "encoding": "sparsemap",
+    "init": "sparsemap",
+    "tolerance": "sparsemap",
+    "max-iterations": "sparsemap",
+    "k": "top-k",
+    "max-k": "top-k-adaptive",
+    "alpha": "entmax",
+    "samples": "sfe",
+    "baseline": "sfe",
+    "baseline-decay": "sfe",
+}
+"""Options that only estimators whose names begin so read: of others they say nothing."""
+
 NOT_SET = "not set"
 
 
@@ -35,14 +50,15 @@ class Labels:
 
 def label_runs(runs: Sequence[Run]) -> Labels:
     """Names from the fewest options that tell the runs apart; the folder's name where none does."""
-    fields: list[dict[str, object]] = [dict(run.fields) for run in runs]
+    fields = [_read(dict(run.fields)) for run in runs]
     telling = _telling_keys(fields)
     if len(runs) == 1:
         telling = [key for key in ("dataset", "estimator", "bits", "seed") if key in fields[0]]
     full: list[str] = []
     groups: list[str] = []
     for run, options in zip(runs, fields, strict=True):
-        parts = [(key, _part(key, options.get(key))) for key in telling]
+        shown = [key for key in telling if key in options or key not in _READ_BY]
+        parts = [(key, _part(key, options.get(key))) for key in shown]
         full.append(" · ".join(part for _, part in parts) or run.name)
         groups.append(" · ".join(part for key, part in parts if key != "seed") or "all runs")
     return Labels(_made_unique(full, runs), tuple(groups))
@@ -51,6 +67,12 @@ def label_runs(runs: Sequence[Run]) -> Labels:
 def slug(label: str) -> str:
     """A label as part of a file name: letters, digits, dots and single dashes."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.").lower() or "run"
+
+
+def _read(options: dict[str, object]) -> dict[str, object]:
+    """Without the options that the run's estimator does not read."""
+    estimator = str(options.get("estimator", ""))
+    return {k: v for k, v in options.items() if estimator.startswith(_READ_BY.get(k, ""))}
 
 
 def _telling_keys(fields: Sequence[dict[str, object]]) -> list[str]:
