@@ -401,7 +401,9 @@ Json Bitvector::evaluate(const std::string& split) {
   metrics["distortion"] = distortion;
   if (certified > 0) metrics["exact"] = static_cast<double>(exact) / static_cast<double>(certified);
   metrics["evaluations"] = to_json(quartiles(at::cat(evaluations)));
-  if (test && config_.importance_samples > 0) {
+  // Draws of a q that is 0 outside a bound would miss the rest of the prior's codes.
+  const bool covers = listed || codec_.structure().free();
+  if (test && covers && config_.importance_samples > 0) {
     const int64_t images = config_.importance_images > 0
                                ? std::min(config_.importance_images, indices.size(0))
                                : indices.size(0);

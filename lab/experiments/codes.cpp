@@ -102,23 +102,31 @@ Json encode_images(const CodesRequest& request) {
   if (!request.support.empty()) require_extension("the support", request.support, {".npz"});
   BitvectorCodec codec = load(request);
   const at::Tensor images = read_images(request.input);
-  write_npy(request.output, codec.encode(images));
+  const at::Tensor modes = codec.encode(images);
   Json result{
       {"images", images.size(0)}, {"bits", codec.bits()}, {"output", request.output.string()}};
-  if (request.support.empty()) return result;
-
+  // Everything is worked out before anything is written.
   std::vector<at::Tensor> codes, probs, splits = {at::zeros({1}, at::kLong)};
-  for (const at::Tensor& batch : images.split(100)) {
-    if (batch.size(0) == 0) break;
-    const SparseDistribution q = codec.posterior(batch);
-    codes.push_back(q.support().values(at::kByte).cpu());
-    probs.push_back(q.probs().to(at::kCPU, at::kFloat));
-    splits.push_back(q.support().row_splits.slice(0, 1).cpu() + splits.back()[-1]);
+  if (!request.support.empty()) {
+    for (const at::Tensor& batch : images.split(100)) {
+      if (batch.size(0) == 0) break;
+      try {
+        const SparseDistribution q = codec.posterior(batch);
+        codes.push_back(q.support().values(at::kByte).cpu());
+        probs.push_back(q.probs().to(at::kCPU, at::kFloat));
+        splits.push_back(q.support().row_splits.slice(0, 1).cpu() + splits.back()[-1]);
+      } catch (const c10::Error& error) {
+        throw InputError("option --support: the run's q(z|x) lists no support: " +
+                         std::string(error.what_without_backtrace()));
+      }
+    }
+    if (codes.empty()) {
+      codes = {at::empty({0, codec.bits()}, at::kByte)};
+      probs = {at::empty({0})};
+    }
   }
-  if (codes.empty()) {
-    codes = {at::empty({0, codec.bits()}, at::kByte)};
-    probs = {at::empty({0})};
-  }
+  write_npy(request.output, modes);
+  if (request.support.empty()) return result;
   write_npz(
       request.support,
       {{"codes", at::cat(codes)}, {"probs", at::cat(probs)}, {"row_splits", at::cat(splits)}});

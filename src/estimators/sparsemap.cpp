@@ -120,6 +120,8 @@ void check_options(const char* name, const EstimatorOptions& options) {
               "': expected init to be 'map' or 'random', got '", options.init, "'");
   TORCH_CHECK(options.tolerance > 0 && std::isfinite(options.tolerance), "estimator '", name,
               "': expected a finite tolerance > 0, got ", options.tolerance);
+  TORCH_CHECK(options.budget >= -1, "estimator '", name, "': expected budget >= -1, got ",
+              options.budget);
   TORCH_CHECK(options.max_iterations >= 0, "estimator '", name,
               "': expected max_iterations >= 0, got ", options.max_iterations);
 }

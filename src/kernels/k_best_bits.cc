@@ -214,7 +214,7 @@ class BoundedSums {
     }
     const int64_t limit = node.rest < 0 ? end_ : nodes_[static_cast<size_t>(node.rest)].place;
     if (node.place + 1 < limit) {
-      push({node.sum + number(node.place + 1) - number(node.place), node.rest, size, node.item,
+      push({node.sum + (number(node.place + 1) - number(node.place)), node.rest, size, node.item,
             node.place + 1});
     }
     if (node.item > begin_) move_from_home(node, id, node.item - 1);
@@ -241,7 +241,8 @@ class BoundedSums {
     std::push_heap(heap_.begin(), heap_.end(), Later{this});
   }
   void move_from_home(const Node& node, int32_t rest, int64_t item) {
-    push({node.sum + number(item + 1) - number(item), rest, node.size, item, item + 1});
+    // The difference first: it is exactly 0 for equal numbers, so that ties stay ties.
+    push({node.sum + (number(item + 1) - number(item)), rest, node.size, item, item + 1});
   }
   bool before(int32_t a, int32_t b) const {
     const Node* x = &nodes_[static_cast<size_t>(a)];

@@ -106,7 +106,10 @@ TEST(Bitvector, EveryEstimatorTrains) {
     EXPECT_GT(test["elbo"].get<double>(), -4400);
     EXPECT_GE(test["rate"].get<double>(), -1e-6);
     EXPECT_LE(test["rate"].get<double>(), 6 * std::log(2.0) + 1e-6);
-    // The likelihood is at least what the bound says: exactly so where all codes are listed.
+    // Draws of a bounded q say nothing of the codes outside the bound, which are possible too.
+    const bool covered = each.name != "sfe" || each.more.size() == 1;
+    ASSERT_EQ(test.contains("nll"), covered);
+    if (!covered) continue;
     EXPECT_LE(test["nll"]["nats"].get<double>(), 4400);
     EXPECT_GE(test["nll"]["standard_error"].get<double>(), 0);
     EXPECT_EQ(test["nll"]["images"], 8);
