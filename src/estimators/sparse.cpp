@@ -1,6 +1,7 @@
 #include "estimators/sparse.h"
 
 #include <sparsum/categorical.h>
+#include <sparsum/entmax_loss.h>
 #include <sparsum/sparsemap.h>
 #include <torch/torch.h>
 
@@ -14,6 +15,13 @@ Estimate SparseMarginalization::estimate(const Problem& problem,
 std::unique_ptr<Distribution> SparseMarginalization::distribution(const Structure& structure,
                                                                   const at::Tensor& scores) const {
   return std::make_unique<SparseDistribution>(map(structure, scores));
+}
+
+at::Tensor SparseMarginalization::supervised_loss(const at::Tensor& scores,
+                                                  const at::Tensor& target) const {
+  LossOptions options;
+  options.reduction = Reduction::kNone;
+  return sparsemax_loss(scores, target, options);
 }
 
 void SparseMarginalization::check(const Structure& structure) const {

@@ -18,6 +18,11 @@ class SparseMarginalization : public Estimator {
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override;
   std::unique_ptr<Distribution> distribution(const Structure& structure,
                                              const at::Tensor& scores) const override;
+  /// Here: sparsemax's loss, that of every map of a categorical's scores that is sparsemax wherever
+  /// it may be. Where top-k sparsemax is not, its own loss has a gradient that jumps when scores
+  /// tie at the k-th place; this one's does not, and both are zero for the same scores: the true
+  /// class 1 above all others.
+  at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override;
   /// Here: a Categorical.
   void check(const Structure& structure) const override;
 

@@ -2,7 +2,6 @@
 
 #include <sparsum/bits.h>
 #include <sparsum/categorical.h>
-#include <sparsum/entmax_loss.h>
 #include <sparsum/sparsemap.h>
 #include <torch/torch.h>
 
@@ -32,13 +31,6 @@ class Sparsemap : public SparseMarginalization {
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
     return marginalize(solve(problem.structure, problem.scores, generator), problem, generator);
-  }
-
-  at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
-    LossOptions options;
-    options.reduction = Reduction::kNone;
-    return sparsemax_loss(scores, target,
-                          options);  // of a categorical, which SparseMAP agrees with
   }
 
   void check(const Structure& structure) const override {

@@ -1,6 +1,5 @@
 #include "estimators/sparse.h"
 
-#include <sparsum/entmax_loss.h>
 #include <sparsum/sparsemax.h>
 #include <torch/torch.h>
 
@@ -15,12 +14,6 @@ namespace {
 class Sparsemax final : public SparseMarginalization {
  public:
   Sparsemax() : SparseMarginalization("sparsemax") {}
-
-  at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
-    LossOptions options;
-    options.reduction = Reduction::kNone;
-    return sparsemax_loss(scores, target, options);
-  }
 
  protected:
   SparseDistribution map(const Structure& structure, const at::Tensor& scores) const override {

@@ -1,6 +1,5 @@
 #include "estimators/sparse.h"
 
-#include <sparsum/entmax_loss.h>
 #include <sparsum/top_k_sparsemax.h>
 #include <torch/torch.h>
 
@@ -15,15 +14,6 @@ namespace {
 class TopK final : public SparseMarginalization {
  public:
   explicit TopK(int64_t k) : SparseMarginalization("top-k"), k_(k) {}
-
-  /// Sparsemax's loss, which is top-k sparsemax's own wherever the certificate of exactness holds.
-  /// Elsewhere the latter's gradient jumps when scores tie at the k-th place; this one's does not,
-  /// and both are zero for the same scores: the true class 1 above all others.
-  at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
-    LossOptions options;
-    options.reduction = Reduction::kNone;
-    return sparsemax_loss(scores, target, options);
-  }
 
   void check(const Structure& structure) const override { check_k_best(structure); }
 

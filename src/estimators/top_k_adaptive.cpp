@@ -1,6 +1,5 @@
 #include "estimators/sparse.h"
 
-#include <sparsum/entmax_loss.h>
 #include <sparsum/top_k_sparsemax.h>
 #include <torch/torch.h>
 
@@ -19,12 +18,6 @@ class TopKAdaptive final : public SparseMarginalization {
  public:
   TopKAdaptive(int64_t k, int64_t max_k)
       : SparseMarginalization("top-k-adaptive"), k_(k), max_k_(max_k) {}
-
-  at::Tensor supervised_loss(const at::Tensor& scores, const at::Tensor& target) const override {
-    LossOptions options;
-    options.reduction = Reduction::kNone;
-    return sparsemax_loss(scores, target, options);
-  }
 
   void check(const Structure& structure) const override { check_k_best(structure); }
 

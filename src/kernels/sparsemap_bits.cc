@@ -42,7 +42,7 @@ double find_tau(const double* x, int64_t n, double target) {
     if (excess == 0) return tau;
     (excess > 0 ? low : high) = tau;
     double next = tau + excess / static_cast<double>(at.fractional);
-    // Every other step halves the bracket: corners could catch Newton's in a circle.
+    // Every fourth step halves the bracket: corners could catch Newton's in a circle.
     if (at.fractional == 0 || !(next > low && next < high) || iteration % 4 == 3) {
       next = low + (high - low) / 2;
     }

@@ -161,9 +161,9 @@ Gradients backward_cpu(const at::Tensor& grad, const at::Tensor& features, const
   // Shares of a fixed size, added in their order: the same sum for any number of threads.
   const int64_t share = std::max(x.grain(), (pairs + 31) / 32);
   const int64_t shares = (pairs + share - 1) / share;
-  const auto wide = x.features.options().dtype(x.type);
-  const at::Tensor by_weight = at::zeros({shares, weight.size(0), weight.size(1)}, wide);
-  const at::Tensor by_bias = at::zeros({shares, weight.size(0)}, wide);
+  const auto options = x.features.options();
+  const at::Tensor by_weight = at::zeros({shares, weight.size(0), weight.size(1)}, options);
+  const at::Tensor by_bias = at::zeros({shares, weight.size(0)}, options);
   AT_DISPATCH_FLOATING_TYPES(x.type, kOp, [&] {
     const auto inputs = x.inputs<scalar_t>();
     auto* weights = by_weight.mutable_data_ptr<scalar_t>();

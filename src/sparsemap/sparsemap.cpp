@@ -47,10 +47,6 @@ constexpr const char* kKnown =
     ": expected Bits, a Categorical or a CustomStructure, whose best outcome is all the solver "
     "needs, got ";
 
-}  // namespace
-
-namespace {
-
 /// Without the outcomes whose weight a narrow dtype rounds to 0: what is listed is evaluated.
 SparseDistribution drop_zeros(const SparseDistribution& q) {
   const at::Tensor kept = (q.probs().detach() > 0).nonzero().squeeze(1);

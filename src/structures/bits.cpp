@@ -1,7 +1,7 @@
+#include "ops/find_op.h"
 #include "structures/flips.h"
 #include "structures/regular.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <sparsum/bits.h>
 #include <torch/torch.h>
 
@@ -186,10 +186,8 @@ Assignments Bits::enumerate(int64_t batch, const at::Device& device, int64_t lim
 
 Assignments Bits::list(const at::Tensor& scores, int64_t k, bool until_exact) const {
   static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("sparsum::k_best_bits", "")
-          .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
-              const at::Tensor&, int64_t, int64_t, int64_t, bool)>();
+      ops::find_op<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
+          const at::Tensor&, int64_t, int64_t, int64_t, bool)>("sparsum::k_best_bits");
   const at::NoGradGuard no_grad;
   Assignments z;
   std::tie(z.row_splits, z.rows, z.base, z.flip_splits, z.flips) =
