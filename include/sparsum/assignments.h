@@ -64,4 +64,11 @@ struct SPARSUM_API Assignments {
   Assignments slice(int64_t begin, int64_t end) const;
 };
 
+/// Assignments in which example b has the single pair b.
+///
+/// outcomes: [B] int64, indices of a Categorical's outcomes (in 0 … V − 1, not checked); or [B, V],
+///   indicators as in Assignments::indicators. Held as they are, with their gradient. parts: V.
+/// Errors: a shape or dtype that is neither.
+SPARSUM_API Assignments one_per_example(const at::Tensor& outcomes, int64_t parts);
+
 }  // namespace sparsum

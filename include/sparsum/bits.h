@@ -8,16 +8,18 @@ namespace sparsum {
 /// Scores t give a vector z the score Σ_{i on} t_i.
 ///
 /// Order of enumerate(): by Σ_i z_i 2^i, those with too few or too many bits on left out.
+///   O(|Z|·D) for any D.
 /// map: the bits with t_i > 0, or, where these are too many or too few, as many as allowed of the
 ///   largest scores; a bit with t_i = 0 is off unless it is needed, and among equal scores the
 ///   lower indices are on.
 /// k_best: as flips of the map (Assignments::flips), in the order that
 ///   sparsum/kernels/k_best_bits.h states; configurations that −∞ forbids are left out. Any k up to
-///   |Z|, O(D + k log k).
+///   |Z|, O(D + k log k); a larger one is as |Z|.
 /// sample, log_partition, marginals, entropy: exact. Without bounds, products of Bernoullis, O(D).
 ///   With bounds, by the distribution of the number of bits on, O(D·most) in float64 and D steps;
 ///   gradients of any order.
-/// Errors, on the CPU: a row with NaN, +∞ or fewer than `least` finite scores, named (map, k_best).
+/// Errors: a row with NaN, +∞ or fewer than `least` finite scores, named: of map and k_best, and,
+/// with bounds and on the CPU, of sample, log_partition, marginals and entropy.
 /// On other devices map and k_best go through the host.
 class SPARSUM_API Bits : public Structure {
  public:
@@ -35,8 +37,8 @@ class SPARSUM_API Bits : public Structure {
                         int64_t limit = 1 << 16) const override;
   Assignments map(const at::Tensor& scores) const override;
   Assignments k_best(const at::Tensor& scores, int64_t k) const override;
-  /// The best configurations up to the first one that gets no mass in the sparsemax of all of Z, at
-  /// most k.
+  /// The best configurations up to and with the first one that gets no mass in the sparsemax of all
+  /// of Z, at most k: one by one, so that k bounds the work and does not start it.
   Assignments best_until_exact(const at::Tensor& scores, int64_t k) const;
   Assignments sample(const at::Tensor& scores, int64_t samples,
                      at::Generator generator) const override;

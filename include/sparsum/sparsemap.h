@@ -29,7 +29,8 @@ struct SparsemapOptions {
   SparsemapAlgorithm algorithm = SparsemapAlgorithm::kActiveSet;
 
   // Of the active-set method:
-  /// It stops when the duality gap is at most tolerance · max(1, max_i |t_i|); > 0.
+  /// It stops when the duality gap is at most tolerance · max(1, max_i |t_i|); > 0. Less than 4ε·V
+  /// (8ε·V with both states), ε = 2⁻⁵² whatever the dtype, is taken as that.
   double tolerance = 1e-9;
   int64_t max_iterations = 0;  ///< of each example; 0: 1000 + 20·V
   SparsemapInit init = SparsemapInit::kMap;
@@ -48,7 +49,10 @@ struct SparsemapResult {
   at::Tensor gap;           ///< [B] duality gap: an upper bound on what is missing, float64
   at::Tensor iterations;    ///< [B] int64; 0 for the closed form
   at::Tensor oracle_calls;  ///< [B] int64
-  at::Tensor converged;  ///< [B] bool: the gap is within the tolerance; also distribution.exact()
+  /// [B] bool: the gap is within the tolerance, no less than 4ε·V · max(1, max_i |t_i|); or
+  /// rounding allows no further step and it is at most 10⁻¹² · V · max(1, max_i |t_i|) (both twice
+  /// as much with both states). Also distribution.exact().
+  at::Tensor converged;
 };
 
 /// SparseMAP (Niculae et al., 2018): a sparse distribution over the outcomes of a structure whose
@@ -67,7 +71,7 @@ struct SparsemapResult {
 ///   (active set) or of the closed form; through `marginals`, that of the projection: for Bits
 ///   independent of the algorithm, for other structures by way of the support, exact where that
 ///   spans its face. Second derivatives are those of piecewise linear functions.
-/// Cost: active set: some two oracle calls and O(|support|² + V·|support|) an outcome; closed form:
+/// Cost: active set: about one oracle call and O(|support|² + V·|support|) an outcome; closed form:
 ///   O(V log V). float64 inside. On other devices the solvers go through the host.
 /// Errors: a structure without a solver; options out of range; a row with NaN, +∞ or no outcome; a
 ///   user's oracle that returns a suboptimal configuration, named. An example that stops at
@@ -86,9 +90,11 @@ SPARSUM_API at::Tensor sparsemap_marginals(const Structure& structure, const at:
 
 /// The Fenchel–Young loss of SparseMAP,
 ///   L(t; y) = max_μ (⟨t, μ⟩ − Ω(μ)) + Ω(y) − ⟨t, y⟩ ≥ 0,   Ω(μ) = ½‖μ_u‖²,
-/// zero if and only if y is the solution for t; its gradient is μ(t) − y.
+/// zero if and only if y is the solution for t; its gradient is μ(t) − y. With
+/// Encoding::kBothStates Ω(μ) = ½‖μ‖² + ½‖1 − μ‖²: both indicators of a bit are regularised.
 /// target y: [B, V], the indicators of an outcome of each example, or any point of the hull.
-/// Returns: [B]. Target mass on a score of −∞ gives +∞.
+/// Returns: [B]. What rounding makes negative is clamped to 0, its gradient left alone. Target mass
+/// on a score of −∞ gives +∞.
 SPARSUM_API at::Tensor sparsemap_loss(const Structure& structure, const at::Tensor& scores,
                                       const at::Tensor& target,
                                       const SparsemapOptions& options = {});

@@ -45,8 +45,10 @@ SPARSUM_API SparseDistribution top_k_sparsemax(const Structure& structure, const
 /// max_k outcomes have mass, which `exact` says per example; elsewhere the same as top_k_sparsemax
 /// with k = max_k.
 ///
-/// Of Bits, outcomes are met best first, one by one, and an example stops at the first without
-/// mass: its cost is that of its own support. Of other structures with k_best, k doubles from `k`.
+/// k: where structures with k_best start, which double it from there. Bits ignore it (but for the
+///   errors): their outcomes are met best first, one by one, and an example stops at the first
+///   without mass, so that its cost is that of its own support. So does a Categorical, where every
+///   k costs the same.
 /// Errors: those of top_k_sparsemax; max_k < k.
 SPARSUM_API SparseDistribution adaptive_top_k_sparsemax(const Structure& structure,
                                                         const at::Tensor& scores, int64_t k,

@@ -44,7 +44,8 @@ class Dense final : public Estimator {
 
 }  // namespace
 
-std::shared_ptr<Estimator> make_dense(const EstimatorOptions& options) {
+std::shared_ptr<Estimator> make_dense(const Making& making) {
+  const EstimatorOptions& options = making.options;
   TORCH_CHECK(options.max_outcomes >= 1, "estimator 'dense': expected max_outcomes >= 1, got ",
               options.max_outcomes);
   return std::make_shared<Dense>(options.max_outcomes);

@@ -36,7 +36,8 @@ class Entmax final : public SparseMarginalization {
 
 }  // namespace
 
-std::shared_ptr<Estimator> make_entmax(const EstimatorOptions& options) {
+std::shared_ptr<Estimator> make_entmax(const Making& making) {
+  const EstimatorOptions& options = making.options;
   TORCH_CHECK(options.alpha >= 1 && std::isfinite(options.alpha),
               "estimator 'entmax': expected a finite alpha >= 1, got ", options.alpha);
   return std::make_shared<Entmax>(options.alpha);

@@ -11,7 +11,7 @@ namespace {
 
 struct Entry {
   const char* name;
-  std::shared_ptr<Estimator> (*make)(const EstimatorOptions&);
+  std::shared_ptr<Estimator> (*make)(const Making&);
 };
 
 /// In the order of docs/estimators.md.
@@ -23,7 +23,22 @@ constexpr Entry kEstimators[] = {
     {"top-k-adaptive", make_top_k_adaptive},
     {"sparsemap", make_sparsemap},
     {"sparsemap-budget", make_sparsemap_budget},
-    {"sfe", make_score_function},
+    {"sfe", make_sfe},
+    {"sfe-plus", make_sfe_plus},
+    {"sfe-loo", make_sfe_loo},
+    {"nvil", make_nvil},
+    {"sum-and-sample", make_sum_and_sample},
+    {"unordered-set", make_unordered_set},
+    {"rebar", make_rebar},
+    {"relax", make_relax},
+    {"arm", make_arm},
+    {"disarm", make_disarm},
+    {"muprop", make_muprop},
+    {"vimco", make_vimco},
+    {"gumbel", make_gumbel},
+    {"st-gumbel", make_st_gumbel},
+    {"straight-through", make_straight_through},
+    {"imle", make_imle},
 };
 
 /// Levenshtein's distance: insertions, deletions and replacements that turn one word into another.
@@ -43,6 +58,11 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 
 }  // namespace
 
+int64_t own_k(const char* name, int64_t k, int64_t own) {
+  TORCH_CHECK(k >= 0, "estimator '", name, "': expected k >= 1, or 0 for ", own, ", got ", k);
+  return k == 0 ? own : k;
+}
+
 at::Tensor Estimator::supervised_loss(const at::Tensor& scores, const at::Tensor& target) const {
   return at::cross_entropy_loss(scores, target, /*weight=*/{}, at::Reduction::None);
 }
@@ -58,12 +78,12 @@ std::vector<std::string> estimator_names() {
   return names;
 }
 
-std::shared_ptr<Estimator> make_estimator(const std::string& name,
-                                          const EstimatorOptions& options) {
+std::shared_ptr<Estimator> make_estimator(const std::string& name, const EstimatorOptions& options,
+                                          std::optional<at::Generator> generator) {
   std::string known;
   const Entry* nearest = nullptr;
   for (const Entry& entry : kEstimators) {
-    if (name == entry.name) return entry.make(options);
+    if (name == entry.name) return entry.make({options, generator});
     known += (known.empty() ? "" : ", ") + std::string(entry.name);
     if (!nearest || edit_distance(name, entry.name) < edit_distance(name, nearest->name)) {
       nearest = &entry;

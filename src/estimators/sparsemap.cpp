@@ -30,6 +30,8 @@ class Sparsemap : public SparseMarginalization {
   }
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
+    TORCH_CHECK(options_.init == "map" || generator.has_value(), "estimator '", name(),
+                "': expected a generator to draw init = 'random' from");
     return marginalize(solve(problem.structure, problem.scores, generator), problem, generator);
   }
 
@@ -47,7 +49,7 @@ class Sparsemap : public SparseMarginalization {
 
  protected:
   SparseDistribution map(const Structure& structure, const at::Tensor& scores) const override {
-    // What a distribution is must not depend on chance: without a generator the start is the MAP.
+    // distribution(): what it is must not depend on chance, so the start is the MAP.
     return solve(structure, scores, std::nullopt);
   }
 
@@ -120,14 +122,14 @@ void check_options(const char* name, const EstimatorOptions& options) {
 
 }  // namespace
 
-std::shared_ptr<Estimator> make_sparsemap(const EstimatorOptions& options) {
-  check_options("sparsemap", options);
-  return std::make_shared<Sparsemap>("sparsemap", options);
+std::shared_ptr<Estimator> make_sparsemap(const Making& making) {
+  check_options("sparsemap", making.options);
+  return std::make_shared<Sparsemap>("sparsemap", making.options);
 }
 
-std::shared_ptr<Estimator> make_sparsemap_budget(const EstimatorOptions& options) {
-  check_options("sparsemap-budget", options);
-  return std::make_shared<SparsemapBudget>(options);
+std::shared_ptr<Estimator> make_sparsemap_budget(const Making& making) {
+  check_options("sparsemap-budget", making.options);
+  return std::make_shared<SparsemapBudget>(making.options);
 }
 
 }  // namespace sparsum

@@ -23,8 +23,6 @@ class Sparsemax final : public SparseMarginalization {
 
 }  // namespace
 
-std::shared_ptr<Estimator> make_sparsemax(const EstimatorOptions&) {
-  return std::make_shared<Sparsemax>();
-}
+std::shared_ptr<Estimator> make_sparsemax(const Making&) { return std::make_shared<Sparsemax>(); }
 
 }  // namespace sparsum

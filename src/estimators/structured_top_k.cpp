@@ -11,6 +11,9 @@
 namespace sparsum {
 namespace {
 
+/// More outcomes than any list holds, and twice it is a number still.
+constexpr int64_t kMostOutcomes = int64_t{1} << 61;
+
 /// Top-k sparsemax of listed outcomes, at least k + 1 of each example or all it has.
 SparseDistribution top_k_of(const Structure& structure, const at::Tensor& scores,
                             const Assignments& listed, int64_t k) {
@@ -47,6 +50,7 @@ void check(const char* caller, const Structure& structure, const at::Tensor& sco
 SparseDistribution top_k_sparsemax(const Structure& structure, const at::Tensor& scores,
                                    int64_t k) {
   check("top_k_sparsemax", structure, scores, k);
+  k = std::min(k, kMostOutcomes);
   if (dynamic_cast<const Categorical*>(&structure)) {
     auto [probs, exact] = top_k_sparsemax(scores, k);
     return SparseDistribution::from_dense(probs, exact);
@@ -59,6 +63,8 @@ SparseDistribution adaptive_top_k_sparsemax(const Structure& structure, const at
   constexpr const char* kName = "adaptive_top_k_sparsemax";
   check(kName, structure, scores, k);
   TORCH_CHECK_VALUE(max_k >= k, kName, ": expected max_k >= k = ", k, ", got ", max_k);
+  k = std::min(k, kMostOutcomes);
+  max_k = std::min(max_k, kMostOutcomes);
   if (dynamic_cast<const Categorical*>(&structure)) {
     return top_k_sparsemax(structure, scores, max_k);  // costs the same for every k
   }

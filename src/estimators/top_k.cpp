@@ -28,9 +28,8 @@ class TopK final : public SparseMarginalization {
 
 }  // namespace
 
-std::shared_ptr<Estimator> make_top_k(const EstimatorOptions& options) {
-  TORCH_CHECK(options.k >= 1, "estimator 'top-k': expected k >= 1, got ", options.k);
-  return std::make_shared<TopK>(options.k);
+std::shared_ptr<Estimator> make_top_k(const Making& making) {
+  return std::make_shared<TopK>(own_k("top-k", making.options.k, 10));
 }
 
 }  // namespace sparsum

@@ -32,12 +32,12 @@ class TopKAdaptive final : public SparseMarginalization {
 
 }  // namespace
 
-std::shared_ptr<Estimator> make_top_k_adaptive(const EstimatorOptions& options) {
-  TORCH_CHECK(options.k >= 1, "estimator 'top-k-adaptive': expected k >= 1, got ", options.k);
-  TORCH_CHECK(options.max_k >= options.k,
-              "estimator 'top-k-adaptive': expected max_k >= k = ", options.k, ", got ",
+std::shared_ptr<Estimator> make_top_k_adaptive(const Making& making) {
+  const EstimatorOptions& options = making.options;
+  const int64_t k = own_k("top-k-adaptive", options.k, 10);
+  TORCH_CHECK(options.max_k >= k, "estimator 'top-k-adaptive': expected max_k >= k = ", k, ", got ",
               options.max_k);
-  return std::make_shared<TopKAdaptive>(options.k, options.max_k);
+  return std::make_shared<TopKAdaptive>(k, options.max_k);
 }
 
 }  // namespace sparsum

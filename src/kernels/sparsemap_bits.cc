@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
+#include <vector>
 
 namespace sparsum::kernels {
 namespace {
@@ -25,20 +27,14 @@ BoxSum box_sum(const double* x, int64_t n, double tau) {
   return result;
 }
 
-/// The τ with Σ clip(x − τ, 0, 1) = target, 0 ≤ target ≤ number of finite x. Newton's steps on a
-/// function that is linear between 2n corners, kept inside a bracket that every step shrinks.
-double find_tau(const double* x, int64_t n, double target) {
-  double low = std::numeric_limits<double>::infinity(), high = -low;
-  for (int64_t i = 0; i < n; ++i) {
-    if (x[i] == -std::numeric_limits<double>::infinity()) continue;
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
-  }
-  low -= 1;  // everything is on there, and nothing at `high`
-  double tau = std::clamp(0.0, low, high);
+/// The τ with Σ clip(x − τ, 0, 1) = target, 1 ≤ target ≤ number of finite x, where the target-th
+/// largest x is 0. So −1 ≤ τ < 0: at −1 that one and all larger ones are on. Newton's steps
+/// on a function that is linear between 2n corners, kept inside a bracket that every step shrinks.
+double find_tau(const double* x, int64_t n, int64_t target) {
+  double low = -2, high = 0, tau = -0.5;
   for (int iteration = 0; iteration < 200; ++iteration) {
     const BoxSum at = box_sum(x, n, tau);
-    const double excess = at.sum - target;
+    const double excess = at.sum - static_cast<double>(target);
     if (excess == 0) return tau;
     (excess > 0 ? low : high) = tau;
     double next = tau + excess / static_cast<double>(at.fractional);
@@ -52,10 +48,20 @@ double find_tau(const double* x, int64_t n, double target) {
   return tau;
 }
 
+/// The `rank`-th largest of n numbers, 1 ≤ rank ≤ n.
+template <typename T>
+T largest(const T* t, int64_t n, int64_t rank, std::vector<T>& scratch) {
+  scratch.assign(t, t + n);
+  const auto place = scratch.begin() + (rank - 1);
+  std::nth_element(scratch.begin(), place, scratch.end(), std::greater<>());
+  return *place;
+}
+
 template <typename T>
 int64_t marginals_of_rows(const T* scores, int64_t rows, int64_t bits, int64_t least, int64_t most,
                           double a, double c, T* marginals, bool* tight) {
   std::vector<double> x(static_cast<size_t>(bits));
+  std::vector<T> scratch;
   for (int64_t row = 0; row < rows; ++row) {
     const T* t = scores + row * bits;
     T* mu = marginals + row * bits;
@@ -71,10 +77,18 @@ int64_t marginals_of_rows(const T* scores, int64_t rows, int64_t bits, int64_t l
     tight[row] = false;
     if (least > 0 || most < bits) {
       const double sum = box_sum(x.data(), bits, 0).sum;
-      const auto low = static_cast<double>(least), high = static_cast<double>(most);
-      if (sum < low || sum > high) {
+      const bool too_small = sum < static_cast<double>(least);
+      if (too_small || sum > static_cast<double>(most)) {
         tight[row] = true;
-        tau = find_tau(x.data(), bits, sum < low ? low : high);
+        const int64_t target = too_small ? least : most;
+        // Relative to the last score that is on where all bits are on or off: what decides are
+        // differences of less than 1, which would be lost in a τ of the size of the scores.
+        const T reference = largest(t, bits, std::max<int64_t>(target, 1), scratch);
+        for (int64_t i = 0; i < bits; ++i) {
+          x[static_cast<size_t>(i)] =
+              a * (static_cast<double>(t[i]) - static_cast<double>(reference));
+        }
+        tau = target == 0 ? 0 : find_tau(x.data(), bits, target);
       } else if (least == most) {
         tight[row] = true;  // the sum is fixed, and τ = 0 by chance
       }
@@ -243,37 +257,50 @@ class ConfigurationLister {
     cuts_.resize(count);
   }
   // Bits that are certainly on have intervals of length 1 and are on for every u: they stay off the
-  // line, where rounding could only part them.
+  // line. On it, places are multiples of 2⁻⁵³ and sums exact, so that no interval is longer than 1
+  // and each configuration has ⌊total⌋ or ⌈total⌉ of its bits on.
   void cut_line(const T* mu, bool tight, uint8_t* base) {
+    using Place = __int128;
+    constexpr Place kOne = Place{1} << 53;
+    const auto length = [](T m) { return std::lrint(static_cast<double>(m) * 0x1p53); };
     inside_.clear();
-    double total = 0, certain = 0;
+    int64_t certain = 0;
+    Place total = 0;
     for (int64_t i = 0; i < bits_; ++i) {
       base[i] = mu[i] >= 1;
       certain += mu[i] >= 1;
       if (mu[i] > 0 && mu[i] < 1) {
         inside_.push_back(static_cast<int32_t>(i));
-        total += static_cast<double>(mu[i]);
+        total += length(mu[i]);
       }
     }
-    if (inside_.empty()) return;
-    const double low = static_cast<double>(least_) - certain;
-    const double high = static_cast<double>(most_) - certain;
+    const auto fractional = static_cast<int64_t>(inside_.size());
+    // Marginals without such a distribution: the nearest number of bits.
+    for (int64_t i = bits_ - 1; certain > most_; --i) {
+      certain -= base[i];
+      base[i] = 0;
+    }
+    for (int64_t i = 0; certain + fractional < least_; ++i) {
+      if (mu[i] > 0) continue;
+      base[i] = 1;
+      ++certain;
+    }
+    const Place low = std::max<int64_t>(least_ - certain, 0) * kOne;
+    const Place high = std::min(most_ - certain, fractional) * kOne;
     total = std::clamp(total, low, high);
     if (tight) total = total - low < high - total ? low : high;
-    double sum = 0;
-    for (size_t j = 0; j < inside_.size(); ++j) {
-      const int32_t bit = inside_[j];
-      const bool last = j + 1 == inside_.size();
-      const double begin = sum;
-      // Rounding must not make an interval longer than 1, nor the last one end beside the total.
-      const auto rest = static_cast<double>(inside_.size() - 1 - j);
-      sum = last ? total : std::clamp(sum + static_cast<double>(mu[bit]), total - rest, total);
+    Place sum = 0;
+    for (int64_t j = 0; j < fractional; ++j) {
+      const int32_t bit = inside_[static_cast<size_t>(j)];
+      const int64_t rest = fractional - 1 - j;
+      const Place begin = sum;
+      // What was clamped away from the total must not make the intervals to come longer than 1.
+      sum = std::clamp(begin + length(mu[bit]), total - rest * kOne, total);
       // On at u = 0 where [begin, sum) contains an integer.
-      const double integer = std::ceil(begin);
-      if (integer < sum) base[bit] = 1;
-      const double place = sum - std::floor(sum);
-      const int32_t next = last ? -1 : inside_[j + 1];
-      if (place > 0) cuts_.push_back({place, bit, next});
+      if (((begin + kOne - 1) & -kOne) < sum) base[bit] = 1;
+      const auto place = static_cast<int64_t>(sum & (kOne - 1));
+      const int32_t next = rest == 0 ? -1 : inside_[static_cast<size_t>(j) + 1];
+      if (place > 0) cuts_.push_back({static_cast<double>(place) * 0x1p-53, bit, next});
     }
   }
 

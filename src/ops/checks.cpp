@@ -13,6 +13,30 @@ void check_floating(const char* op, const char* argument, const at::Tensor& tens
       ": expected ", argument, " to be floating point, got ", type);
 }
 
+void check_shape(const char* op, const char* argument, const at::Tensor& tensor,
+                 const char* symbols, c10::SymIntArrayRef shape) {
+  TORCH_CHECK(tensor.sym_sizes() == shape, op, ": expected ", argument, " to be ", symbols, " = ",
+              shape, ", got ", tensor.sym_sizes());
+}
+
+void check_splits(const char* op, const char* argument, const at::Tensor& splits,
+                  const c10::SymInt& count) {
+  TORCH_CHECK_TYPE(splits.scalar_type() == at::kLong, op, ": expected ", argument,
+                   " to be int64, got ", splits.scalar_type());
+  TORCH_CHECK(splits.dim() == 1 && splits.sym_size(0) >= 1, op, ": expected ", argument,
+              " to be [B + 1], got ", splits.sym_sizes());
+  if (!splits.is_cpu()) return;
+  const auto split = splits.accessor<int64_t, 1>();
+  TORCH_CHECK_VALUE(split[0] == 0, op, ": expected ", argument, " to begin with 0, got ", split[0]);
+  for (int64_t b = 1; b < splits.size(0); ++b) {
+    TORCH_CHECK_VALUE(split[b] >= split[b - 1], op, ": expected ", argument, " to ascend, got ",
+                      split[b - 1], " before ", split[b], " at ", b);
+  }
+  const int64_t last = split[splits.size(0) - 1];
+  TORCH_CHECK_VALUE(last == count, op, ": expected ", argument, " to end with n = ", count,
+                    ", got ", last);
+}
+
 int64_t check_dim(const char* op, const at::Tensor& scores, int64_t dim) {
   const int64_t dims = scores.dim();
   TORCH_CHECK(dims > 0, op, ": expected scores to have at least one dimension, got a scalar");

@@ -52,39 +52,55 @@ Gradients call_backward(const at::Tensor& grad, const at::Tensor& features,
   return op.call(grad, features, weight, bias, targets, rows);
 }
 
-void check(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& bias,
-           const at::Tensor& targets, const at::Tensor& rows) {
-  check_floating(kOp, "features", features);
-  TORCH_CHECK(features.dim() == 3, kOp, ": expected features to be [n, P, F], got ",
+void check(const char* op, const at::Tensor& features, const at::Tensor& weight,
+           const at::Tensor& bias, const at::Tensor& targets, const at::Tensor& rows) {
+  check_floating(op, "features", features);
+  TORCH_CHECK(features.dim() == 3, op, ": expected features to be [n, P, F], got ",
               features.sym_sizes());
   TORCH_CHECK(
       weight.dim() == 2 && weight.sym_size(1) == features.sym_size(2) && weight.sym_size(0) >= 1,
-      kOp, ": expected weight to be [C, F] with F = ", features.sym_size(2), " and C >= 1, got ",
+      op, ": expected weight to be [C, F] with F = ", features.sym_size(2), " and C >= 1, got ",
       weight.sym_sizes());
-  TORCH_CHECK(bias.dim() == 1 && bias.sym_size(0) == weight.sym_size(0), kOp,
+  TORCH_CHECK(bias.dim() == 1 && bias.sym_size(0) == weight.sym_size(0), op,
               ": expected bias to be [C] = [", weight.sym_size(0), "], got ", bias.sym_sizes());
   for (const auto& [name, tensor] : {std::pair("weight", weight), std::pair("bias", bias)}) {
-    TORCH_CHECK_TYPE(tensor.scalar_type() == features.scalar_type(), kOp, ": expected ", name,
+    TORCH_CHECK_TYPE(tensor.scalar_type() == features.scalar_type(), op, ": expected ", name,
                      " to have the features' dtype ", features.scalar_type(), ", got ",
                      tensor.scalar_type());
   }
-  TORCH_CHECK_TYPE(at::isIntegralType(targets.scalar_type(), /*includeBool=*/false), kOp,
+  TORCH_CHECK_TYPE(at::isIntegralType(targets.scalar_type(), /*includeBool=*/false), op,
                    ": expected targets to be integers, got ", targets.scalar_type());
-  TORCH_CHECK(targets.dim() == 2 && targets.sym_size(1) == features.sym_size(1), kOp,
+  TORCH_CHECK(targets.dim() == 2 && targets.sym_size(1) == features.sym_size(1), op,
               ": expected targets to be [B, P] with P = ", features.sym_size(1), ", got ",
               targets.sym_sizes());
-  TORCH_CHECK_TYPE(rows.scalar_type() == at::kLong, kOp, ": expected rows to be int64, got ",
+  TORCH_CHECK_TYPE(rows.scalar_type() == at::kLong, op, ": expected rows to be int64, got ",
                    rows.scalar_type());
-  TORCH_CHECK(rows.dim() == 1 && rows.sym_size(0) == features.sym_size(0), kOp,
+  TORCH_CHECK(rows.dim() == 1 && rows.sym_size(0) == features.sym_size(0), op,
               ": expected rows to be [n] = [", features.sym_size(0), "], got ", rows.sym_sizes());
 }
 
-void check_range(const char* what, const at::Tensor& values, int64_t end) {
+void check_range(const char* op, const char* what, const at::Tensor& values, int64_t end) {
   if (values.numel() == 0) return;
   const auto [least, most] = at::aminmax(values);
   const int64_t low = least.item<int64_t>(), high = most.item<int64_t>();
-  TORCH_CHECK_INDEX(low >= 0 && high < end, kOp, ": expected ", what, " in 0 … ", end - 1, ", got ",
+  TORCH_CHECK_INDEX(low >= 0 && high < end, op, ": expected ", what, " in 0 … ", end - 1, ", got ",
                     low < 0 ? low : high);
+}
+
+/// Throws unless targets are classes and rows are rows of targets. Reads values: for the CPU only.
+void check_ranges(const char* op, const at::Tensor& weight, const at::Tensor& targets,
+                  const at::Tensor& rows) {
+  check_range(op, "targets", targets, weight.size(0));
+  check_range(op, "rows", rows, targets.size(0));
+}
+
+constexpr const char* kBackward = "linear_cross_entropy_backward";
+
+void check_backward(const at::Tensor& grad, const at::Tensor& features, const at::Tensor& weight,
+                    const at::Tensor& bias, const at::Tensor& targets, const at::Tensor& rows) {
+  check(kBackward, features, weight, bias, targets, rows);
+  check_floating(kBackward, "grad", grad);
+  check_shape(kBackward, "grad", grad, "[n]", {features.sym_size(0)});
 }
 
 /// The arguments as the kernel takes them.
@@ -117,9 +133,8 @@ struct Dense {
 
 Forward forward_cpu(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& bias,
                     const at::Tensor& targets, const at::Tensor& rows, int64_t eager) {
-  check(features, weight, bias, targets, rows);
-  check_range("targets", targets, weight.size(0));
-  check_range("rows", rows, targets.size(0));
+  check(kOp, features, weight, bias, targets, rows);
+  check_ranges(kOp, weight, targets, rows);
   const Dense x(features, weight, bias, targets, rows);
   const int64_t pairs = features.size(0);
   const auto options = x.features.options();
@@ -154,6 +169,8 @@ Forward forward_cpu(const at::Tensor& features, const at::Tensor& weight, const 
 
 Gradients backward_cpu(const at::Tensor& grad, const at::Tensor& features, const at::Tensor& weight,
                        const at::Tensor& bias, const at::Tensor& targets, const at::Tensor& rows) {
+  check_backward(grad, features, weight, bias, targets, rows);
+  check_ranges(kBackward, weight, targets, rows);
   const Dense x(features, weight, bias, targets, rows);
   const at::Tensor g = grad.to(x.type).contiguous();
   const int64_t pairs = features.size(0);
@@ -205,10 +222,12 @@ at::Tensor scores_of(const at::Tensor& features, const at::Tensor& weight, const
 Forward forward_generic(const at::Tensor& features, const at::Tensor& weight,
                         const at::Tensor& bias, const at::Tensor& targets, const at::Tensor& rows,
                         int64_t) {
-  check(features, weight, bias, targets, rows);
+  check(kOp, features, weight, bias, targets, rows);
+  const auto type = compute_type(features.scalar_type());
+  const at::Tensor w = weight.to(type), b = bias.to(type);
   const at::Tensor nll = at::empty({features.size(0)}, features.options());
   in_chunks(features, weight, [&](int64_t begin, int64_t end) {
-    const at::Tensor scores = scores_of(features.slice(0, begin, end), weight, bias);
+    const at::Tensor scores = scores_of(features.slice(0, begin, end).to(type), w, b);
     const at::Tensor classes =
         targets.to(at::kLong).index_select(0, rows.slice(0, begin, end)).unsqueeze(2);
     nll.slice(0, begin, end)
@@ -221,20 +240,24 @@ Forward forward_generic(const at::Tensor& features, const at::Tensor& weight,
 Gradients backward_generic(const at::Tensor& grad, const at::Tensor& features,
                            const at::Tensor& weight, const at::Tensor& bias,
                            const at::Tensor& targets, const at::Tensor& rows) {
+  check_backward(grad, features, weight, bias, targets, rows);
+  const auto type = compute_type(features.scalar_type());
+  const at::Tensor w = weight.to(type), b = bias.to(type), g = grad.to(type);
   const at::Tensor by_features = at::empty_like(features);
-  at::Tensor by_weight = at::zeros_like(weight), by_bias = at::zeros_like(bias);
+  at::Tensor by_weight = at::zeros_like(w), by_bias = at::zeros_like(b);
   in_chunks(features, weight, [&](int64_t begin, int64_t end) {
-    const at::Tensor x = features.slice(0, begin, end);
-    at::Tensor residual = scores_of(x, weight, bias).softmax(2);
+    const at::Tensor x = features.slice(0, begin, end).to(type);
+    at::Tensor residual = scores_of(x, w, b).softmax(2);
     const at::Tensor classes =
         targets.to(at::kLong).index_select(0, rows.slice(0, begin, end)).unsqueeze(2);
     residual.scatter_add_(2, classes, at::full({}, -1, residual.options()).expand(classes.sizes()));
-    residual.mul_(grad.slice(0, begin, end).view({-1, 1, 1}));
-    by_features.slice(0, begin, end).copy_(at::matmul(residual, weight));
+    residual.mul_(g.slice(0, begin, end).view({-1, 1, 1}));
+    by_features.slice(0, begin, end).copy_(at::matmul(residual, w));
     by_weight += at::matmul(residual.flatten(0, 1).t(), x.flatten(0, 1));
     by_bias += residual.sum({0, 1});
   });
-  return {by_features, by_weight, by_bias};
+  const auto own = features.scalar_type();
+  return {by_features, by_weight.to(own), by_bias.to(own)};
 }
 
 Forward forward_meta(const at::Tensor& features, const at::Tensor& weight, const at::Tensor&,
@@ -250,8 +273,10 @@ Forward forward_meta(const at::Tensor& features, const at::Tensor& weight, const
           parameters ? at::empty_symint({n, weight.sym_size(0)}, features.options()) : none};
 }
 
-Gradients backward_meta(const at::Tensor&, const at::Tensor& features, const at::Tensor& weight,
-                        const at::Tensor& bias, const at::Tensor&, const at::Tensor&) {
+Gradients backward_meta(const at::Tensor& grad, const at::Tensor& features,
+                        const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& targets,
+                        const at::Tensor& rows) {
+  check_backward(grad, features, weight, bias, targets, rows);
   return {at::empty_like(features), at::empty_like(weight), at::empty_like(bias)};
 }
 
@@ -352,7 +377,7 @@ at::Tensor linear_cross_entropy_autograd(const at::Tensor& features, const at::T
                                          const at::Tensor& rows) {
   for (const at::Tensor& t : {features, weight, bias}) refuse_forward_mode(kOp, t);
   if (needs_graph(features, weight, bias)) {
-    check(features, weight, bias, targets, rows);
+    check(kOp, features, weight, bias, targets, rows);
     return LinearCrossEntropy::apply(features, weight, bias, targets, rows);
   }
   at::AutoDispatchBelowADInplaceOrView below;

@@ -118,8 +118,36 @@ namespace {
 using Solutions = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                              at::Tensor, at::Tensor>;
 
+bool is_given(const std::optional<at::Tensor>& tensor) { return tensor && tensor->defined(); }
+
 at::Tensor dense(const std::optional<at::Tensor>& tensor, at::ScalarType type) {
-  return tensor && tensor->defined() ? tensor->to(at::kCPU, type).contiguous() : at::Tensor();
+  return is_given(tensor) ? tensor->to(at::kCPU, type).contiguous() : at::Tensor();
+}
+
+void check_indicators(const char* op, const char* argument, const at::Tensor& tensor) {
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_TYPE(type == at::kByte || type == at::kBool, op, ": expected ", argument,
+                   " to be uint8 or bool, got ", type);
+}
+
+/// Throws unless there are all or none of a warm start's tensors, and they describe one of the
+/// scores' shape.
+void check_warm_start(const at::Tensor& scores, const std::optional<at::Tensor>& row_splits,
+                      const std::optional<at::Tensor>& configurations,
+                      const std::optional<at::Tensor>& probs) {
+  const bool any = is_given(row_splits) || is_given(configurations) || is_given(probs);
+  if (!any) return;
+  TORCH_CHECK(is_given(row_splits) && is_given(configurations) && is_given(probs), kOp,
+              ": expected all of warm_row_splits, warm_configurations and warm_probs, or none");
+  check_indicators(kOp, "warm_configurations", *configurations);
+  TORCH_CHECK(configurations->dim() == 2, kOp, ": expected warm_configurations to be [n, D], got ",
+              configurations->sizes());
+  const int64_t n = configurations->size(0);
+  check_shape(kOp, "warm_configurations", *configurations, "[n, D]", {n, scores.size(1)});
+  check_floating(kOp, "warm_probs", *probs);
+  check_shape(kOp, "warm_probs", *probs, "[n]", {n});
+  check_splits(kOp, "warm_row_splits", row_splits->cpu(), n);
+  check_shape(kOp, "warm_row_splits", *row_splits, "[B + 1]", {scores.size(0) + 1});
 }
 
 Solutions sparsemap_active_set(const at::Tensor& scores, int64_t least, int64_t most,
@@ -133,6 +161,11 @@ Solutions sparsemap_active_set(const at::Tensor& scores, int64_t least, int64_t 
                     ": expected a finite tolerance > 0, got ", tolerance);
   TORCH_CHECK_VALUE(max_iterations >= 0, kOp, ": expected max_iterations >= 0, got ",
                     max_iterations);
+  if (is_given(initial)) {
+    check_indicators(kOp, "initial", *initial);
+    check_shape(kOp, "initial", *initial, "[B, D]", scores.sym_sizes());
+  }
+  check_warm_start(scores, warm_row_splits, warm_configurations, warm_probs);
   ActiveSetBatch batch;
   const at::Tensor t = dense(scores, at::kDouble);
   // Regularising both states of a bit doubles the problem of the point (t + 1)/2.
@@ -184,6 +217,37 @@ at::Tensor call_vjp_transpose(const at::Tensor& tangent, const at::Tensor& row_s
   return op.call(tangent, row_splits, configurations, variables);
 }
 
+/// Throws unless they are the configurations of a support, of V parts of which so many are
+/// variables. `splits` may be the row splits on another device.
+void check_support(const char* op, const at::Tensor& splits, const at::Tensor& configurations,
+                   int64_t variables) {
+  check_indicators(op, "configurations", configurations);
+  TORCH_CHECK(configurations.dim() == 2 && configurations.sym_size(1) >= 1, op,
+              ": expected configurations to be [n, V] with V >= 1, got ",
+              configurations.sym_sizes());
+  TORCH_CHECK_VALUE(variables >= 0 && configurations.sym_size(1) >= variables, op,
+                    ": expected 0 <= variables <= V = ", configurations.sym_size(1), ", got ",
+                    variables);
+  check_splits(op, "row_splits", splits, configurations.sym_size(0));
+}
+
+void check_vjp(const at::Tensor& grad, const at::Tensor& row_splits,
+               const at::Tensor& configurations, int64_t variables) {
+  constexpr const char* kName = "sparsemap_vjp";
+  check_support(kName, row_splits, configurations, variables);
+  check_floating(kName, "grad", grad);
+  check_shape(kName, "grad", grad, "[n]", {configurations.sym_size(0)});
+}
+
+void check_vjp_transpose(const at::Tensor& tangent, const at::Tensor& row_splits,
+                         const at::Tensor& configurations, int64_t variables) {
+  constexpr const char* kName = "sparsemap_vjp_transpose";
+  check_support(kName, row_splits, configurations, variables);
+  check_floating(kName, "tangent", tangent);
+  check_shape(kName, "tangent", tangent, "[B, V]",
+              {row_splits.sym_size(0) - 1, configurations.sym_size(1)});
+}
+
 /// Calls f(solver, example, its first pair, number of pairs) for every example.
 template <class F>
 void for_each_support(const at::Tensor& row_splits, int64_t parts, const F& f) {
@@ -199,6 +263,7 @@ void for_each_support(const at::Tensor& row_splits, int64_t parts, const F& f) {
 
 at::Tensor sparsemap_vjp(const at::Tensor& grad, const at::Tensor& row_splits,
                          const at::Tensor& configurations, int64_t variables) {
+  check_vjp(grad, row_splits.cpu(), configurations, variables);
   const int64_t batch = row_splits.size(0) - 1, parts = configurations.size(1);
   const at::Tensor g = dense(grad, at::kDouble), splits = dense(row_splits, at::kLong),
                    z = dense(configurations, at::kByte);
@@ -216,6 +281,7 @@ at::Tensor sparsemap_vjp(const at::Tensor& grad, const at::Tensor& row_splits,
 
 at::Tensor sparsemap_vjp_transpose(const at::Tensor& tangent, const at::Tensor& row_splits,
                                    const at::Tensor& configurations, int64_t variables) {
+  check_vjp_transpose(tangent, row_splits.cpu(), configurations, variables);
   const int64_t parts = configurations.size(1);
   const at::Tensor h = dense(tangent, at::kDouble), splits = dense(row_splits, at::kLong),
                    z = dense(configurations, at::kByte);
@@ -232,11 +298,13 @@ at::Tensor sparsemap_vjp_transpose(const at::Tensor& tangent, const at::Tensor& 
 }
 
 at::Tensor vjp_meta(const at::Tensor& grad, const at::Tensor& row_splits,
-                    const at::Tensor& configurations, int64_t) {
+                    const at::Tensor& configurations, int64_t variables) {
+  check_vjp(grad, row_splits, configurations, variables);
   return at::empty_symint({row_splits.sym_size(0) - 1, configurations.sym_size(1)}, grad.options());
 }
-at::Tensor vjp_transpose_meta(const at::Tensor& tangent, const at::Tensor&,
-                              const at::Tensor& configurations, int64_t) {
+at::Tensor vjp_transpose_meta(const at::Tensor& tangent, const at::Tensor& row_splits,
+                              const at::Tensor& configurations, int64_t variables) {
+  check_vjp_transpose(tangent, row_splits, configurations, variables);
   return at::empty_symint({configurations.sym_size(0)}, tangent.options());
 }
 
@@ -299,8 +367,16 @@ struct Weights : torch::autograd::Function<Weights> {
   }
 };
 
-at::Tensor weights_values(const at::Tensor&, const at::Tensor& probs, const at::Tensor&,
-                          const at::Tensor&, int64_t, double) {
+at::Tensor weights_values(const at::Tensor& scores, const at::Tensor& probs,
+                          const at::Tensor& row_splits, const at::Tensor& configurations,
+                          int64_t variables, double) {
+  constexpr const char* kName = "sparsemap_weights";
+  check_support(kName, row_splits, configurations, variables);
+  check_floating(kName, "scores", scores);
+  check_shape(kName, "scores", scores, "[B, V]",
+              {row_splits.sym_size(0) - 1, configurations.sym_size(1)});
+  check_floating(kName, "probs", probs);
+  check_shape(kName, "probs", probs, "[n]", {configurations.sym_size(0)});
   return probs.clone();
 }
 

@@ -56,13 +56,27 @@ Marginals marginals_cpu(const at::Tensor& scores, int64_t least, int64_t most, b
   return {marginals.to(scores.scalar_type()), tight};
 }
 
+void check_marginals_backward(const at::Tensor& grad, const at::Tensor& marginals,
+                              const at::Tensor& tight) {
+  constexpr const char* kName = "sparsemap_marginals_backward";
+  check_floating(kName, "marginals", marginals);
+  TORCH_CHECK(marginals.dim() == 2 && marginals.sym_size(1) >= 1, kName,
+              ": expected marginals to be [B, D] with D >= 1, got ", marginals.sym_sizes());
+  check_floating(kName, "grad", grad);
+  check_shape(kName, "grad", grad, "[B, D]", marginals.sym_sizes());
+  TORCH_CHECK_TYPE(tight.scalar_type() == at::kBool, kName, ": expected tight to be bool, got ",
+                   tight.scalar_type());
+  check_shape(kName, "tight", tight, "[B]", {marginals.sym_size(0)});
+}
+
 at::Tensor marginals_backward_cpu(const at::Tensor& grad, const at::Tensor& marginals,
                                   const at::Tensor& tight, bool both_states) {
+  check_marginals_backward(grad, marginals, tight);
   const auto type = compute_type(marginals.scalar_type());
   const at::Tensor g = grad.to(type).contiguous(), mu = marginals.to(type).contiguous();
   const int64_t rows = mu.size(0), bits = mu.size(1);
-  const at::Tensor result = at::empty_like(mu);
-  const bool* tight_data = tight.const_data_ptr<bool>();
+  const at::Tensor result = at::empty_like(mu), tight_rows = tight.contiguous();
+  const bool* tight_data = tight_rows.const_data_ptr<bool>();
   AT_DISPATCH_FLOATING_TYPES(type, "sparsemap_marginals_backward", [&] {
     const auto* g_data = g.const_data_ptr<scalar_t>();
     const auto* mu_data = mu.const_data_ptr<scalar_t>();
@@ -84,6 +98,7 @@ Marginals marginals_host(const at::Tensor& scores, int64_t least, int64_t most, 
 
 at::Tensor marginals_backward_generic(const at::Tensor& grad, const at::Tensor& marginals,
                                       const at::Tensor& tight, bool both_states) {
+  check_marginals_backward(grad, marginals, tight);
   const at::Tensor inside = (marginals > 0).logical_and_(marginals < 1);
   const at::Tensor own = grad.masked_fill(inside.logical_not(), 0);
   const at::Tensor mean =
@@ -97,8 +112,9 @@ Marginals marginals_meta(const at::Tensor& scores, int64_t, int64_t, bool) {
           at::empty_symint({scores.sym_size(0)}, scores.options().dtype(at::kBool))};
 }
 
-at::Tensor marginals_backward_meta(const at::Tensor&, const at::Tensor& marginals,
-                                   const at::Tensor&, bool) {
+at::Tensor marginals_backward_meta(const at::Tensor& grad, const at::Tensor& marginals,
+                                   const at::Tensor& tight, bool) {
+  check_marginals_backward(grad, marginals, tight);
   return at::empty_like(marginals);
 }
 
@@ -194,7 +210,8 @@ Configurations configurations_cpu(const at::Tensor& marginals, const at::Tensor&
   const auto longs = marginals.options().dtype(at::kLong);
   const at::Tensor base = at::empty({rows, bits}, marginals.options().dtype(at::kByte));
   auto* base_data = base.mutable_data_ptr<uint8_t>();
-  const bool* tight_data = tight.const_data_ptr<bool>();
+  const at::Tensor tight_rows = tight.contiguous();
+  const bool* tight_data = tight_rows.const_data_ptr<bool>();
   Shares<kernels::BitConfigurations> shares(rows, row_grain(20 * bits));
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), kConfigurations, [&] {
     const auto* mu = input.const_data_ptr<scalar_t>();

@@ -40,8 +40,8 @@ struct WarmStart {
     TORCH_CHECK(q.batch_size() == batch && q.support().parts == structure.parts(), kName,
                 ": expected a warm start of ", batch, " examples and ", structure.parts(),
                 " parts, got ", q.batch_size(), " and ", q.support().parts);
-    row_splits = q.support().row_splits.cpu();
-    configurations = q.support().values(at::kByte).cpu();
+    row_splits = q.support().row_splits.to(at::kCPU, at::kLong).contiguous();
+    configurations = q.support().values(at::kByte).cpu().contiguous();
     probs = q.probs().detach().to(at::kCPU, at::kDouble).contiguous();
   }
   at::Tensor row_splits, configurations, probs;
@@ -108,7 +108,7 @@ SparsemapResult solve_active_set(const CustomStructure& structure, const at::Ten
   ops::ActiveSetBatch batch;
   batch.scores = scores.detach().to(at::kCPU, at::kDouble).contiguous();
   if (options.init == SparsemapInit::kRandom && options.warm_start == nullptr) {
-    batch.initial = start(structure, scores, options).cpu();
+    batch.initial = start(structure, scores, options).cpu().contiguous();
   }
   batch.warm_row_splits = warm.row_splits;
   batch.warm_configurations = warm.configurations;

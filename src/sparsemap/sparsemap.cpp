@@ -30,6 +30,9 @@ SparsemapResult solve_categorical(const at::Tensor& scores) {
 
 void check(const char* caller, const Structure& structure, const at::Tensor& scores,
            const SparsemapOptions& options) {
+  if (const auto* custom = dynamic_cast<const CustomStructure*>(&structure)) {
+    custom->check_parts(caller);
+  }
   structure.check_scores(caller, scores);
   TORCH_CHECK_VALUE(options.tolerance > 0 && std::isfinite(options.tolerance), caller,
                     ": expected a finite tolerance > 0, got ", options.tolerance);
@@ -123,7 +126,8 @@ at::Tensor sparsemap_loss(const Structure& structure, const at::Tensor& scores,
   const at::Tensor finite = scores.masked_fill(forbidden, 0);
   const at::Tensor loss = omega(y) - omega(marginals) + (finite * (marginals - y)).sum(1);
   const at::Tensor illegal = forbidden.logical_and(y > 0).any(1);
-  return loss.masked_fill(illegal, INFINITY);
+  // The clamp is of the value alone: at a loss of 0 the gradient is as right as elsewhere.
+  return (loss - loss.detach().clamp_max(0)).masked_fill(illegal, INFINITY);
 }
 
 }  // namespace sparsum

@@ -1,3 +1,5 @@
+#include "structures/regular.h"
+
 #include <ATen/Parallel.h>
 #include <sparsum/assignments.h>
 #include <torch/torch.h>
@@ -144,6 +146,16 @@ Assignments Assignments::slice(int64_t begin, int64_t end) const {
   }
   part.full_grid = full_grid && begin == 0 && end == count();
   return part;
+}
+
+Assignments one_per_example(const at::Tensor& outcomes, int64_t parts) {
+  const bool indices = outcomes.dim() == 1 && outcomes.scalar_type() == at::kLong;
+  TORCH_CHECK(indices || (outcomes.dim() == 2 && outcomes.size(1) == parts),
+              "one_per_example: expected outcomes to be [B] int64 or [B, V] with V = ", parts,
+              " parts, got ", outcomes.scalar_type(), " ", outcomes.sizes());
+  Assignments z = regular_assignments(outcomes.size(0), 1, parts, outcomes.device());
+  (indices ? z.indices : z.indicators) = outcomes;
+  return z;
 }
 
 }  // namespace sparsum

@@ -1,3 +1,5 @@
+#include "ops/bits.h"
+
 #include "ops/find_op.h"
 #include "structures/flips.h"
 #include "structures/regular.h"
@@ -8,6 +10,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace sparsum {
@@ -32,13 +36,16 @@ double log_binomial(int64_t n, int64_t k) {
 /// The distribution of the number of bits on, for bits that are on independently with probability
 /// p_i = σ(t_i − c): what the partition function and the marginals of a bounded number of bits are
 /// sums of. The shift c moves the expected number to the bounds, so that nothing underflows; no
-/// result depends on it.
+/// result depends on it. On the CPU rows without outcomes, or with NaN or +∞, are refused by name.
 class Counts {
  public:
-  Counts(const at::Tensor& scores, int64_t least, int64_t most)
+  Counts(const std::string& caller, const at::Tensor& scores, int64_t least, int64_t most)
       : scores_(scores.to(at::kDouble)), least_(least), most_(most) {
-    shift_ = find_shift(scores_.detach(), least, most);
-    const at::Tensor shifted = scores_ - shift_.unsqueeze(1);
+    check_rows(caller, scores_.detach(), least);
+    const auto [reference, rest] = find_shift(scores_.detach(), least, most);
+    // One after the other: the rest would be lost beside a large reference.
+    const at::Tensor shifted = scores_ - reference.unsqueeze(1) - rest.unsqueeze(1);
+    shift_ = reference + rest;
     p_ = shifted.sigmoid();
     log_free_ = at::softplus(shifted, 1, 40).sum(1);
     // Weight of ending with j bits on: e^{c·j} for allowed j, scaled by the largest of them.
@@ -95,23 +102,43 @@ class Counts {
  private:
   at::Tensor p(int64_t i) const { return p_.slice(1, i, i + 1); }
 
-  /// c with Σ σ(t − c) near the nearest allowed number of bits: bisection, coarse on purpose.
-  static at::Tensor find_shift(const at::Tensor& t, int64_t least, int64_t most) {
+  static void check_rows(const std::string& caller, const at::Tensor& t, int64_t least) {
+    if (!t.is_cpu()) return;  // reading values would synchronise
+    const at::Tensor illegal = (t < INFINITY).all(1).logical_not();
+    const at::Tensor too_few = t.isfinite().sum(1) < least;
+    const at::Tensor rows = illegal.logical_or(too_few).nonzero();
+    if (rows.size(0) > 0) {
+      ops::throw_illegal_bits(caller.c_str(), t, rows[0].item<int64_t>(), least);
+    }
+  }
+
+  /// c with Σ σ(t − c) near the nearest allowed number of bits, as a score and what is to be added
+  /// to it: bisection, coarse on purpose, around the score of that rank. Those above it are on and
+  /// those below it off as soon as c is far enough from it, whatever their spread.
+  static std::pair<at::Tensor, at::Tensor> find_shift(const at::Tensor& t, int64_t least,
+                                                      int64_t most) {
     const at::Tensor expected = t.sigmoid().sum(1);
-    const double bits = static_cast<double>(t.size(1));
-    const at::Tensor target = expected.clamp(static_cast<double>(least), static_cast<double>(most))
-                                  .clamp(0.5, std::max(0.5, bits - 0.5));
-    const at::Tensor finite = t.masked_fill(t == -INFINITY, 0);
-    at::Tensor low = finite.amin(1) - 50, high = finite.amax(1) + 50;
+    const at::Tensor too_few = expected < static_cast<double>(least);
+    const at::Tensor inside =
+        (expected <= static_cast<double>(most)).logical_and_(too_few.logical_not());
+    const int64_t bits = t.size(1);
+    const at::Tensor bound =
+        at::where(too_few, static_cast<double>(least), static_cast<double>(most));
+    const at::Tensor target = bound.clamp(0.5, std::max(0.5, static_cast<double>(bits) - 0.5));
+    const at::Tensor place = bound.to(at::kLong).clamp(1, bits) - 1;
+    const at::Tensor sorted = std::get<0>(t.sort(1, /*descending=*/true));
+    const at::Tensor reference =
+        sorted.gather(1, place.unsqueeze(1)).squeeze(1).masked_fill(inside, 0);
+    const at::Tensor relative = t - reference.unsqueeze(1);
+    at::Tensor high = at::full_like(reference, 50 + std::log(static_cast<double>(bits)));
+    at::Tensor low = -high;
     for (int step = 0; step < 40; ++step) {
       const at::Tensor middle = (low + high) / 2;
-      const at::Tensor above = (t - middle.unsqueeze(1)).sigmoid().sum(1) > target;
+      const at::Tensor above = (relative - middle.unsqueeze(1)).sigmoid().sum(1) > target;
       low = at::where(above, middle, low);
       high = at::where(above, high, middle);
     }
-    const at::Tensor inside =
-        (expected >= static_cast<double>(least)).logical_and(expected <= static_cast<double>(most));
-    return at::where(inside, at::zeros_like(low), (low + high) / 2);
+    return {reference, ((low + high) / 2).masked_fill(inside, 0)};
   }
 
   at::Tensor scores_, shift_, p_, log_free_, log_anchor_;
@@ -160,24 +187,22 @@ Assignments Bits::enumerate(int64_t batch, const at::Device& device, int64_t lim
   TORCH_CHECK(count && *count <= limit, name(), ": enumerate: ",
               count ? std::to_string(*count) : "2^" + std::to_string(log_size() / std::log(2.0)),
               " outcomes are more than the limit of ", limit);
-  TORCH_CHECK(bits_ < 63, name(), ": enumerate: expected fewer than 63 bits, got ", bits_);
   const at::Tensor table = at::empty({*count, bits_}, at::kByte);
-  auto* out = table.mutable_data_ptr<uint8_t>();
-  // The numbers with j bits set, in ascending order, are few; all numbers need not be.
-  std::vector<uint64_t> codes;
-  for (int64_t j = least_; j <= most_; ++j) {
-    uint64_t code = j == 0 ? 0 : (uint64_t{1} << j) - 1;
-    while (code >> bits_ == 0) {
-      codes.push_back(code);
-      if (code == 0) break;
-      // The next larger number with as many bits set (Gosper).
-      const uint64_t lowest = code & -code, ripple = code + lowest;
-      code = (((ripple ^ code) >> 2) / lowest) | ripple;
-    }
-  }
-  std::sort(codes.begin(), codes.end());
-  for (const uint64_t code : codes) {
-    for (int64_t i = 0; i < bits_; ++i) *out++ = (code >> i) & 1;
+  auto* row = table.mutable_data_ptr<uint8_t>();
+  std::fill(row, row + bits_, uint8_t{0});
+  std::fill(row, row + least_, uint8_t{1});
+  for (int64_t n = 1, on = least_; n < *count; ++n, row += bits_) {
+    uint8_t* next = row + bits_;
+    std::copy_n(row, bits_, next);
+    // The next larger number switches on the first bit that may be, and the fewest and lowest below
+    // it that are needed.
+    int64_t i = 0, above = on;
+    while (next[i] == 1 || above + 1 > most_ || above + 1 + i < least_) above -= next[i++];
+    next[i] = 1;
+    const int64_t below = std::max<int64_t>(0, least_ - above - 1);
+    std::fill(next, next + below, uint8_t{1});
+    std::fill(next + below, next + i, uint8_t{0});
+    on = above + 1 + below;
   }
   Assignments z = regular_assignments(batch, *count, bits_, device);
   z.indicators = table.to(device).repeat({batch, 1});
@@ -199,9 +224,7 @@ Assignments Bits::list(const at::Tensor& scores, int64_t k, bool until_exact) co
 Assignments Bits::map(const at::Tensor& scores) const {
   check_scores("map", scores);
   const Assignments best = list(scores, 1, false);
-  Assignments z = regular_assignments(scores.size(0), 1, bits_, scores.device());
-  z.indicators = best.base;
-  return z;
+  return one_per_example(best.base, bits_);
 }
 
 Assignments Bits::k_best(const at::Tensor& scores, int64_t k) const {
@@ -222,12 +245,14 @@ Assignments Bits::sample(const at::Tensor& scores, int64_t samples, at::Generato
   const at::NoGradGuard no_grad;
   Assignments z = regular_assignments(scores.size(0), samples, bits_, scores.device());
   if (free()) {
-    const at::Tensor p = scores.sigmoid().unsqueeze(1);
-    const at::Tensor noise =
-        at::rand({scores.size(0), samples, bits_}, generator, scores.options());
+    // Noise of half precision could not be below a small probability as rarely as it should.
+    const auto type = scores.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    const at::Tensor p = scores.to(type).sigmoid().unsqueeze(1);
+    const at::Tensor noise = at::rand({scores.size(0), samples, bits_}, generator, p.options());
     z.indicators = (noise < p).view({scores.size(0) * samples, bits_}).to(at::kByte);
   } else {
-    z.indicators = Counts(scores, least_, most_).sample(samples, std::move(generator));
+    z.indicators =
+        Counts(name() + ": sample", scores, least_, most_).sample(samples, std::move(generator));
   }
   return z;
 }
@@ -235,21 +260,22 @@ Assignments Bits::sample(const at::Tensor& scores, int64_t samples, at::Generato
 at::Tensor Bits::score(const at::Tensor& scores, const Assignments& z) const {
   if (!z.base.defined() || z.chained) return Structure::score(scores, z);
   check_scores("score", scores);
-  Assignments best = regular_assignments(scores.size(0), 1, bits_, scores.device());
-  best.indicators = z.base;
-  return z.gather(Structure::score(scores, best)) + flip_scores(scores, z);
+  const at::Tensor of_base = Structure::score(scores, one_per_example(z.base, bits_));
+  return z.gather(of_base) + flip_scores(scores, z);
 }
 
 at::Tensor Bits::log_partition(const at::Tensor& scores) const {
   check_scores("log_partition", scores);
   if (free()) return at::softplus(scores, 1, 40).sum(1);
-  return Counts(scores, least_, most_).log_partition().to(scores.scalar_type());
+  return Counts(name() + ": log_partition", scores, least_, most_)
+      .log_partition()
+      .to(scores.scalar_type());
 }
 
 at::Tensor Bits::marginals(const at::Tensor& scores) const {
   check_scores("marginals", scores);
   if (free()) return scores.sigmoid();
-  return Counts(scores, least_, most_).marginals().to(scores.scalar_type());
+  return Counts(name() + ": marginals", scores, least_, most_).marginals().to(scores.scalar_type());
 }
 
 at::Tensor Bits::entropy(const at::Tensor& scores) const {

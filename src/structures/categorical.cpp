@@ -78,9 +78,7 @@ Assignments Categorical::map(const at::Tensor& scores) const {
   const at::NoGradGuard no_grad;
   const auto [best, index] = scores.max(1);
   check_rows(name() + ": map", scores, best);
-  Assignments z = regular_assignments(scores.size(0), 1, values_, scores.device());
-  z.indices = index;
-  return z;
+  return one_per_example(index, values_);
 }
 
 Assignments Categorical::k_best(const at::Tensor& scores, int64_t k) const {

@@ -6,6 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
 
 namespace sparsum {
 namespace {
@@ -17,6 +21,18 @@ at::Tensor oracle_scores(const std::string& caller, const at::Tensor& scores) {
   TORCH_CHECK_VALUE(illegal.size(0) == 0, caller, ": row ", illegal[0].item<int64_t>(),
                     " of the scores holds NaN or +inf");
   return host;
+}
+
+/// Throws unless the outcomes differ from each other.
+void check_distinct(const std::string& name, const std::vector<std::vector<uint8_t>>& list,
+                    int64_t row) {
+  std::unordered_map<std::string_view, size_t> seen;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const auto* bytes = reinterpret_cast<const char*>(list[i].data());
+    const auto [first, is_new] = seen.try_emplace({bytes, list[i].size()}, i);
+    TORCH_CHECK(is_new, name, ": k_best_one: expected different outcomes, got number ",
+                first->second, " again as number ", i, " in row ", row);
+  }
 }
 
 }  // namespace
@@ -37,6 +53,21 @@ void CustomStructure::check_outcome(const char* oracle, const std::vector<uint8_
   }
 }
 
+void CustomStructure::check_parts(const char* caller) const {
+  TORCH_CHECK(parts() >= 1, name(), ": ", caller, ": expected parts() >= 1, got ", parts());
+  TORCH_CHECK(0 <= variables() && variables() <= parts(), name(), ": ", caller,
+              ": expected 0 <= variables() <= parts() = ", parts(), ", got ", variables());
+}
+
+void CustomStructure::check_allowed(const char* oracle, std::span<const double> scores, int64_t row,
+                                    const std::vector<uint8_t>& outcome) const {
+  for (size_t i = 0; i < scores.size(); ++i) {
+    TORCH_CHECK(!outcome[i] || scores[i] > -INFINITY, name(), ": ", oracle,
+                ": expected an outcome without parts whose score is -inf, got one with part ", i,
+                " in row ", row);
+  }
+}
+
 std::vector<uint8_t> CustomStructure::checked_best(std::span<const double> scores) const {
   std::vector<uint8_t> outcome = best(scores);
   check_outcome("best", outcome);
@@ -44,6 +75,7 @@ std::vector<uint8_t> CustomStructure::checked_best(std::span<const double> score
 }
 
 Assignments CustomStructure::map(const at::Tensor& scores) const {
+  check_parts("map");
   check_scores("map", scores);
   const at::Tensor host = oracle_scores(name() + ": map", scores);
   const int64_t batch = host.size(0), width = parts();
@@ -52,18 +84,22 @@ Assignments CustomStructure::map(const at::Tensor& scores) const {
   auto* out = indicators.mutable_data_ptr<uint8_t>();
   at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const auto outcome = checked_best({t + b * width, static_cast<size_t>(width)});
+      const std::span<const double> own(t + b * width, static_cast<size_t>(width));
+      const auto outcome = checked_best(own);
+      check_allowed("best", own, b, outcome);
       std::copy(outcome.begin(), outcome.end(), out + b * width);
     }
   });
-  Assignments z = regular_assignments(batch, 1, width, scores.device());
-  z.indicators = indicators.to(scores.device());
-  return z;
+  return one_per_example(indicators.to(scores.device()), width);
 }
 
 Assignments CustomStructure::k_best(const at::Tensor& scores, int64_t k) const {
+  check_parts("k_best");
   check_scores("k_best", scores);
   TORCH_CHECK_VALUE(k >= 1, name(), ": k_best: expected k >= 1, got ", k);
+  const std::optional<int64_t> known = size();
+  if (known) k = std::clamp<int64_t>(*known, 1, k);
+  if (parts() < 62) k = std::min(k, int64_t{1} << parts());
   const at::Tensor host = oracle_scores(name() + ": k_best", scores);
   const int64_t batch = host.size(0), width = parts();
   const double* t = host.const_data_ptr<double>();
@@ -78,9 +114,17 @@ Assignments CustomStructure::k_best(const at::Tensor& scores, int64_t k) const {
       list = k_best_one(own, k);
       TORCH_CHECK(!list.empty() && static_cast<int64_t>(list.size()) <= k, name(),
                   ": k_best_one: expected 1 to k = ", k, " outcomes, got ", list.size());
+      // What −∞ leaves of Z is the structure's to know.
+      const bool all_allowed =
+          std::none_of(own.begin(), own.end(), [](double s) { return s == -INFINITY; });
+      TORCH_CHECK(
+          !known || !all_allowed || static_cast<int64_t>(list.size()) >= std::min(k, *known),
+          name(), ": k_best_one: expected min(k, |Z|) = ", std::min(k, known.value_or(k)),
+          " outcomes, got ", list.size(), " in row ", b);
       double before = INFINITY;
       for (const auto& outcome : list) {
         check_outcome("k_best_one", outcome);
+        check_allowed("k_best_one", own, b, outcome);
         double score = 0;
         for (size_t i = 0; i < own.size(); ++i) score += outcome[i] ? own[i] : 0;
         TORCH_CHECK(score <= before + 1e-9 * (1 + std::abs(before)), name(),
@@ -88,6 +132,7 @@ Assignments CustomStructure::k_best(const at::Tensor& scores, int64_t k) const {
                     before);
         before = score;
       }
+      check_distinct(name(), list, b);
     }
   });
   const at::Tensor counts = at::empty({batch}, at::kLong);

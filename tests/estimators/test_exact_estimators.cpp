@@ -11,11 +11,28 @@
 namespace sparsum {
 namespace {
 
-/// The estimators that are defined for a categorical variable.
-std::vector<std::string> categorical_estimators() {
+/// Those for a categorical variable whose gradient is that of the objective, or has it as mean;
+/// with `hard`, only those that evaluate the loss at outcomes and nowhere else.
+std::vector<std::string> categorical_estimators(bool hard = false) {
   std::vector<std::string> names = estimator_names();
-  std::erase(names, "sparsemap-budget");
+  std::erase_if(names, [hard](const std::string& name) {
+    for (const char* other : {"sparsemap-budget", "arm", "disarm", "vimco", "gumbel", "st-gumbel",
+                              "straight-through", "imle"}) {
+      if (name == other) return true;
+    }
+    return hard && (name == "rebar" || name == "muprop");
+  });
   return names;
+}
+
+/// With what learned baselines need: the context is one number an example.
+std::shared_ptr<Estimator> make_for(const std::string& name, int64_t values) {
+  EstimatorOptions options;
+  options.context = 1;
+  options.parts = values;
+  options.baseline_hidden = 8;
+  options.baseline_layers = 1;
+  return make_estimator(name, options, sparsum_test::seeded(1));
 }
 
 using sparsum_test::entmax_map;
@@ -94,27 +111,23 @@ TEST(ExactEstimators, DistributionsAreTheMaps) {
 
 TEST(ExactEstimators, SupervisedLossesPullTowardsTheirMap) {
   // Every Fenchel–Young loss has the gradient map(s) − y; top-k trains with sparsemax's own.
-  const std::map<std::string, Map> maps = {{"dense", entmax_map(1)},
-                                           {"sparsemax", sparsemax_map()},
-                                           {"entmax", entmax_map(1.5)},
-                                           {"top-k", sparsemax_map()},
-                                           {"top-k-adaptive", sparsemax_map()},
-                                           {"sparsemap", sparsemax_map()},
-                                           {"sparsemap-budget", sparsemax_map()},
-                                           {"sfe", entmax_map(1)}};
-  ASSERT_EQ(maps.size(), estimator_names().size());
+  const std::map<std::string, Map> maps = {
+      {"sparsemax", sparsemax_map()}, {"entmax", entmax_map(1.5)},
+      {"top-k", sparsemax_map()},     {"top-k-adaptive", sparsemax_map()},
+      {"sparsemap", sparsemax_map()}, {"sparsemap-budget", sparsemax_map()}};
   for (const std::string& name : estimator_names()) {
     SCOPED_TRACE(name);
+    const Map map = maps.contains(name) ? maps.at(name) : entmax_map(1);
     const Toy toy(6, 5, 4);
     const at::Tensor target = at::tensor({0, 4, 2, 1, 3, 3}, at::kLong);
-    const at::Tensor loss = make_estimator(name)->supervised_loss(toy.scores, target);
+    const at::Tensor loss = make_for(name, 5)->supervised_loss(toy.scores, target);
     ASSERT_EQ(loss.sizes(), target.sizes());
     EXPECT_TRUE((loss >= 0).all().item<bool>());
     loss.sum().backward();
     for (int64_t b = 0; b < 6; ++b) {
       std::vector<long double> s(5);
       for (int64_t j = 0; j < 5; ++j) s[j] = toy.scores[b][j].item<double>();
-      const auto p = maps.at(name).probs(s);
+      const auto p = map.probs(s);
       for (int64_t j = 0; j < 5; ++j) {
         const double y = target[b].item<int64_t>() == j ? 1 : 0;
         EXPECT_NEAR(toy.scores.grad()[b][j].item<double>(), static_cast<double>(p[j]) - y, 1e-10);
@@ -126,7 +139,7 @@ TEST(ExactEstimators, SupervisedLossesPullTowardsTheirMap) {
 /// A training loop that knows nothing of the estimator but its name: the outcomes it ends with.
 at::Tensor trained_outcomes(const std::string& name, const Toy& toy) {
   const Categorical structure(5);
-  const auto estimator = make_estimator(name);
+  const auto estimator = make_for(name, 5);
   estimator->check(structure);
   at::Generator generator = seeded(6);
   for (int step = 0; step < 600; ++step) {
@@ -136,6 +149,9 @@ at::Tensor trained_outcomes(const std::string& name, const Toy& toy) {
     const at::NoGradGuard no_grad;
     at::Tensor scores = toy.scores;
     scores.sub_(take_gradients({scores})[0], 0.3);
+    for (at::Tensor& parameter : estimator->parameters()) {
+      parameter.sub_(take_gradients({parameter})[0], 0.05);
+    }
   }
   estimator->eval();
   return estimator->distribution(structure, toy.scores)->mode().indices;
@@ -145,6 +161,7 @@ TEST(Estimators, AModelsCodeDoesNotChangeWithThem) {
   for (const std::string& name : categorical_estimators()) {
     SCOPED_TRACE(name);
     Toy toy(8, 5, 5);
+    toy.context = toy.embedding().detach();
     toy.scores = at::zeros({8, 5}, at::kDouble).set_requires_grad(true);
     const at::Tensor outcomes = trained_outcomes(name, toy);
     const at::NoGradGuard no_grad;
@@ -152,7 +169,7 @@ TEST(Estimators, AModelsCodeDoesNotChangeWithThem) {
     const at::Tensor losses = toy.loss()(all, {toy.embedding()}).value.view({8, 5});
     const at::Tensor excess = losses.gather(1, outcomes.unsqueeze(1)).squeeze(1) - losses.amin(1);
     const at::Tensor range = losses.amax(1) - losses.amin(1);
-    EXPECT_LT((excess / range).max().item<double>(), 0.02);
+    EXPECT_LT((excess / range).max().item<double>(), 0.1);  // sampling ones at a constant rate
   }
 }
 
@@ -161,9 +178,9 @@ TEST(Estimators, NoExamples) {
     for (const int64_t chunk : {0, 3}) {
       SCOPED_TRACE(name);
       const Categorical structure(4);
-      const Toy toy(0, 4, 7);
-      const Estimate got =
-          make_estimator(name)->estimate(toy.problem(structure, 1, chunk), seeded(1));
+      Toy toy(0, 4, 7);
+      toy.context = at::zeros({0, 1});
+      const Estimate got = make_for(name, 4)->estimate(toy.problem(structure, 1, chunk), seeded(1));
       EXPECT_EQ(got.objective.size(0), 0);
       EXPECT_EQ(got.evaluations.size(0), 0);
       got.objective.sum().backward();
@@ -173,7 +190,7 @@ TEST(Estimators, NoExamples) {
 }
 
 TEST(Estimators, HugeAndForbiddenScoresGiveFiniteGradients) {
-  for (const std::string& name : categorical_estimators()) {
+  for (const std::string& name : categorical_estimators(/*hard=*/true)) {
     for (const auto dtype : {at::kDouble, at::kFloat}) {
       SCOPED_TRACE(name);
       const Categorical structure(4);
@@ -188,7 +205,7 @@ TEST(Estimators, HugeAndForbiddenScoresGiveFiniteGradients) {
         return z.indices.to(at::kDouble).masked_fill(forbidden, INFINITY);
       };
       const Estimate got =
-          make_estimator(name)->estimate({structure, scores, loss, {}, {}}, seeded(2));
+          make_for(name, 4)->estimate({structure, scores, loss, {}, at::zeros({3, 1})}, seeded(2));
       EXPECT_TRUE(got.objective.isfinite().all().item<bool>());
       got.objective.sum().backward();
       EXPECT_TRUE(scores.grad().isfinite().all().item<bool>());

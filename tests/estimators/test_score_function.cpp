@@ -25,7 +25,11 @@ using sparsum_test::Toy;
 class Rigged final : public Structure {
  public:
   explicit Rigged(int64_t values) : base_(values) {}
-  void will_draw(at::Tensor indices) { indices_ = std::move(indices); }
+  /// indices: of all draws to come, those of the first call first.
+  void will_draw(at::Tensor indices) {
+    indices_ = std::move(indices);
+    next_ = 0;
+  }
 
   std::string name() const override { return "rigged"; }
   int64_t parts() const override { return base_.parts(); }
@@ -34,7 +38,8 @@ class Rigged final : public Structure {
   Assignments map(const at::Tensor& scores) const override { return base_.map(scores); }
   Assignments sample(const at::Tensor& scores, int64_t samples, at::Generator g) const override {
     Assignments z = base_.sample(scores, samples, g);
-    z.indices = indices_;
+    z.indices = indices_.slice(0, next_, next_ + samples);
+    next_ += samples;
     return z;
   }
   at::Tensor score(const at::Tensor& scores, const Assignments& z) const override {
@@ -43,11 +48,13 @@ class Rigged final : public Structure {
   at::Tensor log_partition(const at::Tensor& scores) const override {
     return base_.log_partition(scores);
   }
+  at::Tensor marginals(const at::Tensor& scores) const override { return base_.marginals(scores); }
   at::Tensor entropy(const at::Tensor& scores) const override { return base_.entropy(scores); }
 
  private:
   Categorical base_;
   at::Tensor indices_;
+  mutable int64_t next_ = 0;
 };
 
 /// The expected gradient and value of an estimator that draws `samples` outcomes for the only
@@ -127,6 +134,41 @@ TEST(ScoreFunction, ExpectedGradientIsExactByEnumerationOfAllDraws) {
           check([&] { return seasoned(samples); });
         }
       }
+    }
+  }
+}
+
+TEST(ScoreFunction, OtherBaselinesAreExactByEnumerationOfAllDraws) {
+  struct Case {
+    std::string name;
+    int64_t samples, draws;  // as an option, and all that it draws
+  };
+  for (int64_t values = 3; values <= 6; ++values) {
+    Toy toy(1, values, 40 + values);
+    toy.context = at::tensor({0.3, -0.8}, at::kDouble).unsqueeze(0);
+    for (const Case& c : std::vector<Case>{{"sfe-plus", 1, 2},
+                                           {"sfe-plus", 2, 4},
+                                           {"sfe-loo", 2, 2},
+                                           {"sfe-loo", 3, 3},
+                                           {"nvil", 1, 1},
+                                           {"nvil", 2, 2},
+                                           {"muprop", 1, 1},
+                                           {"muprop", 2, 2}}) {
+      if (c.draws > 2 && values > 4) continue;
+      SCOPED_TRACE(c.name + ", K = " + std::to_string(values));
+      EstimatorOptions options;
+      options.samples = c.samples;
+      options.context = 2;
+      options.baseline_hidden = 4;
+      const auto make = [&] {
+        auto estimator = make_estimator(c.name, options, seeded(3));
+        const at::NoGradGuard no_grad;
+        for (auto& buffer : estimator->named_buffers()) buffer.value().fill_(0.6);
+        return estimator;
+      };
+      EXPECT_LT(
+          largest_difference(expected_answer(toy, c.draws, 0, 0.9, make), exact_answer(toy, 0.9)),
+          1e-10);
     }
   }
 }

@@ -823,12 +823,12 @@ TEST(StructuredEstimators, ARandomStartDrawsFromTheGenerator) {
     EXPECT_TRUE(one.evaluations.equal(two.evaluations));
     const Estimate other = estimator->estimate(model.problem(structure, 0.1, 0), seeded(6));
     EXPECT_FALSE(one.objective.equal(other.objective));
-    // Without one, and for evaluation, the start is the best configuration.
+    // For evaluation the start is the best configuration.
     const auto q = estimator->distribution(structure, model.scores);
     const auto plain = make_estimator(name)->distribution(structure, model.scores);
     EXPECT_TRUE(q->entropy().equal(plain->entropy()));
-    const Estimate without = estimator->estimate(model.problem(structure, 0.1, 0), {});
-    EXPECT_TRUE(without.entropy.equal(plain->entropy()));
+    EXPECT_EQ(error_of([&] { estimator->estimate(model.problem(structure, 0.1, 0), {}); }),
+              "estimator '" + name + "': expected a generator to draw init = 'random' from");
   }
 }
 
@@ -839,10 +839,10 @@ TEST(StructuredEstimators, OptionsOutOfRangeAreNamed) {
     set(options);
     return error_of([&] { make_estimator(name, options); });
   };
-  EXPECT_EQ(refusal("top-k", [](auto& o) { o.k = 0; }),
-            "estimator 'top-k': expected k >= 1, got 0");
-  EXPECT_EQ(refusal("top-k-adaptive", [](auto& o) { o.k = 0; }),
-            "estimator 'top-k-adaptive': expected k >= 1, got 0");
+  EXPECT_EQ(refusal("top-k", [](auto& o) { o.k = -1; }),
+            "estimator 'top-k': expected k >= 1, or 0 for 10, got -1");
+  EXPECT_EQ(refusal("top-k-adaptive", [](auto& o) { o.k = -1; }),
+            "estimator 'top-k-adaptive': expected k >= 1, or 0 for 10, got -1");
   EXPECT_EQ(refusal("top-k-adaptive", [](auto& o) { o.max_k = 9; }),
             "estimator 'top-k-adaptive': expected max_k >= k = 10, got 9");
   for (const std::string name : {"sparsemap", "sparsemap-budget"}) {

@@ -26,6 +26,7 @@ inline at::Tensor normal(at::IntArrayRef shape, at::Generator generator) {
 /// Leaves with gradients, and the loss over them.
 struct Toy {
   at::Tensor scores, a, c, u;
+  at::Tensor context;  // of the problem, or undefined
 
   Toy(int64_t batch, int64_t values, uint64_t seed) {
     at::Generator generator = seeded(seed);
@@ -47,7 +48,7 @@ struct Toy {
 
   sparsum::Problem problem(const sparsum::Structure& structure, double entropy_weight,
                            int64_t chunk = 0) const {
-    return {structure, scores, loss(), {embedding()}, {}, entropy_weight, chunk};
+    return {structure, scores, loss(), {embedding()}, context, entropy_weight, chunk};
   }
 };
 

@@ -15,6 +15,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace sparsum {
@@ -517,6 +519,82 @@ TEST(LinearCrossEntropy, TheNumberOfThreadsDoesNotMatter) {
     }
   }
   at::set_num_threads(before);
+}
+
+// The path of devices without kernels, called on the CPU.
+using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+std::pair<at::Tensor, Gradients> generic(const Inputs& x, const at::Tensor& g) {
+  constexpr auto kKeys = c10::DispatchKeySet(c10::DispatchKey::CUDA);
+  auto& dispatcher = c10::Dispatcher::singleton();
+  using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+  using In = const at::Tensor&;
+  const auto forward = dispatcher.findSchemaOrThrow("sparsum::linear_cross_entropy_forward", "")
+                           .typed<Forward(In, In, In, In, In, int64_t)>();
+  const auto backward = dispatcher.findSchemaOrThrow("sparsum::linear_cross_entropy_backward", "")
+                            .typed<Gradients(In, In, In, In, In, In)>();
+  return {
+      std::get<0>(forward.redispatch(kKeys, x.features, x.weight, x.bias, x.targets, x.rows, 0)),
+      backward.redispatch(kKeys, g, x.features, x.weight, x.bias, x.targets, x.rows)};
+}
+
+TEST(LinearCrossEntropy, TheDeviceGenericPathAgrees) {
+  const Inputs x(Shape{7, 30, 4, 9, 3}, 2300);
+  const at::Tensor g = normal({7}, 2301);
+  // In float32, to that of the float64 values; half types differ by one rounding, at the end.
+  const std::vector<std::pair<at::ScalarType, double>> dtypes = {{at::kDouble, 1e-13},
+                                                                 {at::kFloat, 1e-5},
+                                                                 {at::kHalf, 1.0 / 1024},
+                                                                 {at::kBFloat16, 1.0 / 128}};
+  for (const auto& [dtype, close] : dtypes) {
+    const Inputs own = x.to(dtype);
+    const Inputs wide = own.to(at::kDouble);
+    const auto [nll, grads] = generic(own, g.to(dtype));
+    const auto [expected, by] = generic(wide, g.to(dtype).to(at::kDouble));
+    const auto near = [&](const at::Tensor& got, const at::Tensor& value) {
+      EXPECT_EQ(got.scalar_type(), dtype);
+      EXPECT_TRUE(got.to(at::kDouble).allclose(value, close, close / 16)) << dtype;
+    };
+    near(nll, expected);
+    near(std::get<0>(grads), std::get<0>(by));
+    near(std::get<1>(grads), std::get<1>(by));
+    near(std::get<2>(grads), std::get<2>(by));
+    EXPECT_LT(largest(expected - wide.fused()), 1e-12);
+  }
+}
+
+TEST(LinearCrossEntropy, TheBackwardOpChecksWhatItIsGiven) {
+  const auto op = c10::Dispatcher::singleton()
+                      .findSchemaOrThrow("sparsum::linear_cross_entropy_backward", "")
+                      .typed<Gradients(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                       const at::Tensor&, const at::Tensor&, const at::Tensor&)>();
+  const auto error = [&](const auto& spoil) {
+    Inputs x(Shape{5, 6, 3, 4, 2}, 2310);
+    at::Tensor g = at::ones({5}, at::kDouble);
+    spoil(x, g);
+    return error_of([&] { op.call(g, x.features, x.weight, x.bias, x.targets, x.rows); });
+  };
+  const std::string start = "linear_cross_entropy_backward: expected ";
+  EXPECT_EQ(error([](Inputs&, at::Tensor&) {}), "");
+  EXPECT_EQ(error([](Inputs&, at::Tensor& g) { g = g.slice(0, 1); }),
+            start + "grad to be [n] = [5], got [4]");
+  EXPECT_EQ(error([](Inputs&, at::Tensor& g) { g = g.to(at::kLong); }),
+            start + "grad to be floating point, got Long");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.features = x.features[0]; }),
+            start + "features to be [n, P, F], got [6, 3]");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.weight = x.weight.slice(1, 1); }),
+            start + "weight to be [C, F] with F = 3 and C >= 1, got [4, 2]");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.bias = x.bias.slice(0, 1); }),
+            start + "bias to be [C] = [4], got [3]");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.targets = x.targets.slice(1, 1); }),
+            start + "targets to be [B, P] with P = 6, got [2, 5]");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.rows = x.rows.slice(0, 1); }),
+            start + "rows to be [n] = [5], got [4]");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.rows = x.rows.to(at::kInt); }),
+            start + "rows to be int64, got Int");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.targets[1][2] = 4; }),
+            start + "targets in 0 … 3, got 4");
+  EXPECT_EQ(error([](Inputs& x, at::Tensor&) { x.rows[0] = -1; }), start + "rows in 0 … 1, got -1");
 }
 
 TEST(LinearCrossEntropy, ShapesWithoutValues) {

@@ -1347,6 +1347,76 @@ TEST(Sparsemap, ScoresNeedNotBeContiguous) {
   }
 }
 
+TEST(Sparsemap, AWarmStartNeedNotBeContiguous) {
+  const at::Tensor scores = normal({4, 5}, 1345);
+  for (const Set& set : {bits_set<Budget>(5, 3), custom_sets(5)[0], custom_sets(5)[1]}) {
+    const auto parts = static_cast<int64_t>(set.parts());
+    const at::Tensor t = normal({4, parts}, 1345);
+    const auto cold = solve_sparsemap(*set.structure, t);
+    Assignments z = cold.distribution.support();
+    const auto strided = [](const at::Tensor& dense) {
+      return at::stack({dense, at::zeros_like(dense)}, -1).select(-1, 0);
+    };
+    z.indicators = strided(z.values(at::kByte).t()).t();
+    z.row_splits = strided(z.row_splits);
+    ASSERT_FALSE(z.indicators.is_contiguous());
+    ASSERT_FALSE(z.row_splits.is_contiguous());
+    const SparseDistribution earlier(z, strided(cold.distribution.probs()));
+    SparsemapOptions options;
+    options.warm_start = &earlier;
+    const auto warm = solve_sparsemap(*set.structure, t, options);
+    options.warm_start = &cold.distribution;
+    const auto dense = solve_sparsemap(*set.structure, t, options);
+    EXPECT_TRUE(warm.distribution.probs().equal(dense.distribution.probs())) << set.name();
+    EXPECT_TRUE(warm.distribution.support().values().equal(dense.distribution.support().values()));
+    EXPECT_TRUE(warm.oracle_calls.equal(dense.oracle_calls)) << set.name();
+  }
+}
+
+TEST(Sparsemap, TightBoundsOfScoresOfAnySize) {
+  for (const double size : {1e14, 1e17, 1e30, -1e14, -1e17, -1e30}) {
+    // Ties, and scores that differ by far more than 1.
+    at::Tensor scores = at::full({3, 8}, size, at::kDouble);
+    scores[1].slice(0, 0, 3).mul_(2);
+    scores[2].mul_(at::arange(1, 9, at::kDouble) / 4);
+    const bool budget_is_tight = size > 0;
+    for (const Set& set :
+         {bits_set<Subset>(8, 4), bits_set<Subset>(8, 5), bits_set<Budget>(8, 4)}) {
+      const int64_t bound = static_cast<const Bits&>(*set.structure).most();
+      if (!budget_is_tight && set.structure->name().rfind("budget", 0) == 0) continue;
+      for (const auto encoding : {Encoding::kOneState, Encoding::kBothStates}) {
+        SCOPED_TRACE(set.name() + " at " + std::to_string(size));
+        const auto got =
+            solve_sparsemap(*set.structure, scores, Way{encoding, kClosedForm}.options());
+        EXPECT_LT(largest(got.marginals.sum(1) - static_cast<double>(bound)), 1e-12);
+        const at::Tensor on = got.distribution.support().values().sum(1);
+        EXPECT_TRUE(on.eq(bound).all().item<bool>());
+        EXPECT_LT(largest(got.distribution.marginals() - got.marginals), 1e-11);
+        EXPECT_LT(largest(got.marginals[0] - static_cast<double>(bound) / 8), 1e-12);
+      }
+    }
+  }
+}
+
+TEST(SparsemapLoss, IsNeverNegative) {
+  for (const Set& set : {bits_set<BitVector>(20), bits_set<Budget>(20, 7), custom_sets(8)[0]}) {
+    for (const auto dtype : {at::kFloat, at::kDouble}) {
+      const auto parts = static_cast<int64_t>(set.parts());
+      const at::Tensor scores = (30 * normal({400, parts}, 1360)).to(dtype).requires_grad_();
+      const at::Tensor y = sparsemap_marginals(*set.structure, scores).detach();
+      const at::Tensor loss = sparsemap_loss(*set.structure, scores, y);
+      EXPECT_GE(loss.min().item<double>(), 0) << set.name();
+      // And its gradient is μ − y there too, though that be small.
+      const double step = dtype == at::kFloat ? 1e-3 : 1e-7;
+      const at::Tensor moved = y + step * normal({400, parts}, 1361).to(dtype);
+      const at::Tensor near = sparsemap_loss(*set.structure, scores, moved);
+      EXPECT_GE(near.min().item<double>(), 0) << set.name();
+      const at::Tensor grad = torch::autograd::grad({near.sum()}, {scores})[0];
+      EXPECT_LT(largest(grad - (y - moved)), step / 100) << set.name();
+    }
+  }
+}
+
 TEST(Sparsemap, TheNumberOfThreadsDoesNotMatter) {
   const int before = at::get_num_threads();
   for (const Set& set : {bits_set<BitVector>(10), bits_set<Budget>(10, 4), bits_set<Subset>(10, 4),

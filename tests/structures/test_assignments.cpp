@@ -5,6 +5,9 @@
 #include <sparsum/categorical.h>
 #include <torch/torch.h>
 
+#include <string>
+#include <vector>
+
 namespace sparsum {
 namespace {
 
@@ -128,6 +131,35 @@ TEST(Assignments, NoExamples) {
   EXPECT_EQ(z.sum_per_example(at::empty({0})).size(0), 0);
   EXPECT_EQ(z.embed(at::rand({4, 2})).sizes(), (std::vector<int64_t>{0, 2}));
   EXPECT_EQ(z.gather(at::empty({0, 7})).sizes(), (std::vector<int64_t>{0, 7}));
+}
+
+TEST(Assignments, OnePerExample) {
+  const at::Tensor classes = at::tensor({2, 0, 3}, at::kLong);
+  const Assignments hard = one_per_example(classes, 4);
+  EXPECT_TRUE(hard.rows.equal(at::arange(3)));
+  EXPECT_TRUE(hard.row_splits.equal(at::arange(4)));
+  EXPECT_EQ(hard.parts, 4);
+  EXPECT_TRUE(hard.indices.equal(classes));
+  EXPECT_FALSE(hard.indicators.defined());
+  EXPECT_TRUE(hard.values().equal(at::one_hot(classes, 4).to(at::kFloat)));
+
+  const at::Tensor relaxed = at::rand({3, 4}, at::kDouble).set_requires_grad(true);
+  const Assignments soft = one_per_example(relaxed, 4);
+  EXPECT_TRUE(soft.evaluations().equal(at::ones({3}, at::kLong)));
+  EXPECT_FALSE(soft.indices.defined());
+  soft.embed(at::ones({4, 2}, at::kDouble)).sum().backward();
+  EXPECT_TRUE(relaxed.grad().equal(at::full({3, 4}, 2.0, at::kDouble)));
+
+  EXPECT_EQ(one_per_example(at::empty({0}, at::kLong), 4).batch_size(), 0);
+  EXPECT_EQ(one_per_example(at::empty({0, 4}), 4).values().sizes(), (std::vector<int64_t>{0, 4}));
+  const std::string start =
+      "one_per_example: expected outcomes to be [B] int64 or [B, V] with V = 4 parts, got ";
+  EXPECT_EQ(error_of([&] { one_per_example(relaxed.slice(1, 1), 4); }), start + "Double [3, 3]");
+  EXPECT_EQ(error_of([&] { one_per_example(classes.to(at::kInt), 4); }), start + "Int [3]");
+  EXPECT_EQ(error_of([&] {
+              one_per_example(classes.view({1, 3, 1}), 4);
+            }),
+            start + "Long [1, 3, 1]");
 }
 
 TEST(Assignments, WrongShapesAreNamed) {

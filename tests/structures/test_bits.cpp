@@ -8,9 +8,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace sparsum {
@@ -145,6 +148,50 @@ TEST(Bits, EnumeratesInOrder) {
             "bit-vector(20): enumerate: 1048576 outcomes are more than the limit of 65536");
 }
 
+TEST(Bits, EnumeratesFewOfManyBits) {
+  // By Σ z_i 2^i, that is by the reversed vectors in lexicographic order.
+  std::vector<std::unique_ptr<Bits>> few;
+  few.push_back(std::make_unique<Subset>(100, 1));
+  few.push_back(std::make_unique<Subset>(100, 99));
+  few.push_back(std::make_unique<Subset>(63, 2));
+  few.push_back(std::make_unique<Subset>(70, 0));
+  few.push_back(std::make_unique<Subset>(70, 70));
+  few.push_back(std::make_unique<Budget>(64, 2));
+  few.push_back(std::make_unique<Budget>(1000, 1));
+  for (const auto& structure : few) {
+    const auto all = configurations(structure->enumerate(1, at::kCPU), 0);
+    ASSERT_EQ(static_cast<int64_t>(all.size()), structure->size()) << structure->name();
+    for (size_t i = 0; i < all.size(); ++i) {
+      const auto on = std::count(all[i].begin(), all[i].end(), 1);
+      ASSERT_GE(on, structure->least());
+      ASSERT_LE(on, structure->most());
+      if (i == 0) continue;
+      ASSERT_TRUE(std::lexicographical_compare(all[i - 1].rbegin(), all[i - 1].rend(),
+                                               all[i].rbegin(), all[i].rend()))
+          << structure->name() << " at " << i;
+    }
+  }
+}
+
+TEST(Bits, KBeyondTheSetIsAllOfIt) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  for (int64_t bits : {1, 4}) {
+    for (const auto& structure : structures(bits)) {
+      const at::Tensor scores = normal({3, bits}, 50);
+      const Assignments all = structure->k_best(scores, *structure->size());
+      const Assignments until = structure->best_until_exact(scores, *structure->size());
+      for (const int64_t k : {kMost, kMost - 1, kMost / 2 + 1, int64_t{1} << 62}) {
+        const Assignments z = structure->k_best(scores, k);
+        EXPECT_TRUE(z.row_splits.equal(all.row_splits)) << structure->name();
+        EXPECT_TRUE(z.values().equal(all.values())) << structure->name();
+        const Assignments stopped = structure->best_until_exact(scores, k);
+        EXPECT_TRUE(stopped.row_splits.equal(until.row_splits)) << structure->name();
+        EXPECT_TRUE(stopped.values().equal(until.values())) << structure->name();
+      }
+    }
+  }
+}
+
 TEST(Bits, KBestIsTheHeadOfTheSortedSet) {
   uint64_t seed = 1;
   for (int64_t bits : {1, 2, 3, 5, 8, 12}) {
@@ -258,6 +305,56 @@ TEST(Bits, OraclesAreThoseOfTheEnumeratedSet) {
   }
 }
 
+TEST(Bits, OraclesOfScoresOfAnySize) {
+  // Huge scores that decide, and among them 6 that nearly tie, of which 2 remain to be on.
+  for (const double size : {1e6, 1e9, 1e13, 1e17, 1e30}) {
+    const at::Tensor tied = normal({6}, 61);
+    const at::Tensor huge = at::tensor({size, size, -size, -2 * size, 3 * size});
+    const at::Tensor scores = at::cat({huge, tied}).unsqueeze(0).requires_grad_();
+    const auto expected = [&](const at::Tensor& own) { return Subset(6, 2).marginals(own)[0]; };
+    const at::Tensor marginals = Subset(11, 5).marginals(scores)[0];
+    EXPECT_TRUE(marginals.slice(0, 0, 5).equal(at::tensor({1., 1., 0., 0., 1.}))) << size;
+    EXPECT_TRUE(marginals.slice(0, 5).allclose(expected(tied.unsqueeze(0)), 1e-10, 1e-10)) << size;
+    const at::Tensor own = tied.unsqueeze(0).requires_grad_();
+    const at::Tensor g = normal({6}, 62);
+    const auto got = torch::autograd::grad({(marginals.slice(0, 5) * g).sum()}, {scores})[0];
+    const auto by_own = torch::autograd::grad({(expected(own) * g).sum()}, {own})[0];
+    EXPECT_TRUE(got[0].slice(0, 5).allclose(by_own[0], 1e-9, 1e-9)) << size;
+    const Assignments drawn = Subset(11, 5).sample(scores.detach(), 100, seeded(1));
+    EXPECT_EQ(drawn.values().sum(1).min().item<float>(), 5);
+    EXPECT_EQ(drawn.values().sum(1).max().item<float>(), 5);
+    EXPECT_TRUE(drawn.values().slice(1, 0, 5).eq(at::tensor({1, 1, 0, 0, 1})).all().item<bool>());
+  }
+  // Ties: every bit is on as often as any other, and log Z is that of the tied set.
+  for (const double size : {1e6, 1e14, 1e17, -1e6, -1e14, -1e17}) {
+    for (const auto& structure : structures(9)) {
+      const double bound = size > 0 ? static_cast<double>(structure->most())
+                                    : static_cast<double>(structure->least());
+      const at::Tensor scores = at::full({1, 9}, size, at::kDouble);
+      EXPECT_TRUE(structure->marginals(scores).allclose(at::full({1, 9}, bound / 9, at::kDouble),
+                                                        1e-10, 1e-10))
+          << structure->name() << " at " << size;
+      const double log_z = structure->log_partition(scores).item<double>();
+      const double log_ties = std::lgamma(10) - std::lgamma(bound + 1) - std::lgamma(10 - bound);
+      EXPECT_NEAR(log_z, bound * size + log_ties, 1e-12 * std::abs(bound * size) + 1e-10)
+          << structure->name() << " at " << size;
+    }
+  }
+}
+
+TEST(Bits, HalfSamplesAreAsRareAsTheyShouldBe) {
+  // σ(−10) is 4.5e-5, a tenth of the smallest step of a uniform number in half precision.
+  const int64_t draws = 2000000;
+  for (const auto dtype : {at::kHalf, at::kBFloat16}) {
+    const at::Tensor scores = at::full({1, 1}, -10.0, at::kDouble).to(dtype);
+    const Assignments z = BitVector(1).sample(scores, draws, seeded(5));
+    const auto on = static_cast<double>(z.indicators.sum().item<int64_t>());
+    const double expected = static_cast<double>(draws) / (1 + std::exp(10.0));
+    // Six standard errors: one false alarm in 500 million.
+    EXPECT_NEAR(on, expected, 6 * std::sqrt(expected));
+  }
+}
+
 TEST(Bits, SamplesFollowTheDistribution) {
   for (const auto& structure : structures(3)) {
     const at::Tensor scores = normal({2, 3}, 31);
@@ -306,6 +403,39 @@ TEST(Bits, RefusesWhatIsNone) {
   EXPECT_EQ(error_of([&] { Subset(4, 2).map(scores); }),
             "k_best_bits: expected at least 2 finite scores in every row, one for each bit that "
             "must be on, got 1 in row 1");
+}
+
+TEST(Bits, BoundedOraclesRefuseRowsByName) {
+  const auto every = [](const Bits& structure, const at::Tensor& scores) {
+    return std::vector<std::string>{
+        error_of([&] { structure.log_partition(scores); }),
+        error_of([&] { structure.marginals(scores); }),
+        error_of([&] { structure.sample(scores, 3, seeded(1)); }),
+    };
+  };
+  const std::vector<std::string> oracles = {"log_partition", "marginals", "sample"};
+  const std::vector<std::pair<double, std::string>> illegal = {{NAN, "nan"}, {INFINITY, "inf"}};
+  for (const auto& [value, word] : illegal) {
+    at::Tensor scores = at::zeros({3, 4});
+    scores[1][2] = value;
+    const auto messages = every(Budget(4, 2), scores);
+    for (size_t i = 0; i < oracles.size(); ++i) {
+      EXPECT_EQ(messages[i], "budget(4, 2): " + oracles[i] +
+                                 ": expected scores to be finite or -inf, got " + word +
+                                 " in row 1, column 2");
+    }
+    EXPECT_NE(error_of([&] { Budget(4, 2).entropy(scores); }), "");
+  }
+  at::Tensor scores = at::zeros({3, 4});
+  scores[2].slice(0, 1).fill_(-INFINITY);
+  const auto messages = every(Subset(4, 2), scores);
+  for (size_t i = 0; i < oracles.size(); ++i) {
+    EXPECT_EQ(messages[i], "subset(4, 2): " + oracles[i] +
+                               ": expected at least 2 finite scores in every row, one for each bit "
+                               "that must be on, got 1 in row 2");
+  }
+  EXPECT_EQ(every(Budget(4, 2), scores), (std::vector<std::string>{"", "", ""}));
+  EXPECT_EQ(every(Subset(4, 2), at::empty({0, 4})), (std::vector<std::string>{"", "", ""}));
 }
 
 TEST(Flips, SlicesAndSelectionsAreThoseOfTheValues) {

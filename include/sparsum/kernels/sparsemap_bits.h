@@ -46,7 +46,8 @@ struct BitConfigurations {
 /// {i : μ_i > u}, nested in each other. With a bound: the fractional μ_i end to end on a line, and
 /// on are the bits whose interval contains u plus an integer; each configuration has ⌊Σμ⌋ or ⌈Σμ⌉
 /// bits, where the sum counts as the nearer bound if tight[row], and never as beyond one: no
-/// rounding of the marginals makes a configuration of a wrong size. The values of u between two
+/// rounding of the marginals, and no marginals that nothing has, make a configuration of a wrong
+/// size. The values of u between two
 /// cuts make one configuration, and the length of that interval is its weight; intervals shorter
 /// than 10⁻¹² are joined with the one before. base [rows, bits]: the configuration at u = 0 of each
 /// row. Support: at most the number of fractional μ, plus one. Cost: O(bits + f log f), f

@@ -1,0 +1,43 @@
+#include "estimators/moving_average.h"
+#include "estimators/score_function.h"
+
+namespace sparsum {
+namespace {
+
+/// The score-function estimator (Williams, 1992): score_function.h with b = 0, or b the moving
+/// average of the costs of earlier calls, never of this one's, which would bias the gradient.
+///
+/// Unbiased. Costs m loss evaluations an example. Needs a structure with exact samples, partition
+/// function and entropy, and a generator.
+class Sfe final : public ScoreFunction {
+ public:
+  Sfe(int64_t samples, bool moving_average, double decay) : ScoreFunction("sfe", samples, samples) {
+    if (moving_average) {
+      average_ = register_module("baseline", std::make_shared<MovingAverage>(decay));
+    }
+  }
+
+ protected:
+  Baseline baseline(const at::Tensor& costs, const Problem&, const Gibbs&,
+                    const at::Generator&) override {
+    if (!average_) return {};
+    const at::Tensor before = average_->value(name(), costs).clone();
+    if (is_training()) average_->update(costs);
+    return {before, {}};
+  }
+
+ private:
+  std::shared_ptr<MovingAverage> average_;
+};
+
+}  // namespace
+
+std::shared_ptr<Estimator> make_sfe(const Making& making) {
+  const EstimatorOptions& options = making.options;
+  const int64_t samples = own_samples("sfe", options.samples, 1, 1);
+  const std::string baseline = own_baseline("sfe", options.baseline, {"moving-average", "none"});
+  check_decay("sfe", options.baseline_decay);
+  return std::make_shared<Sfe>(samples, baseline == "moving-average", options.baseline_decay);
+}
+
+}  // namespace sparsum

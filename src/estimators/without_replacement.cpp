@@ -1,0 +1,169 @@
+#include "estimators/without_replacement.h"
+
+#include <sparsum/bits.h>
+#include <sparsum/categorical.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+
+namespace sparsum {
+namespace {
+
+/// As good as −∞, but two of them subtract to 0.
+constexpr double kLowest = -1e30;
+
+bool is_categorical(const Structure& structure) {
+  return dynamic_cast<const Bits*>(&structure) == nullptr;
+}
+
+/// Rows of `table` [n, V] that belong to the same example side by side: [B, width, V], padded with
+/// the example's first.
+at::Tensor pad(const Assignments& z, const at::Tensor& table) {
+  const int64_t batch = z.batch_size(), n = z.count();
+  const int64_t width =
+      batch == 0 ? 1 : std::max<int64_t>(1, z.evaluations().max().item<int64_t>());
+  if (n == batch * width) return table.view({batch, width, z.parts});
+  const at::Tensor place = at::arange(n, z.rows.options()) - z.row_splits.index_select(0, z.rows);
+  at::Tensor padded =
+      table.index_select(0, z.row_splits.slice(0, 0, -1)).unsqueeze(1).repeat({1, width, 1});
+  return padded.index_put_({z.rows, place}, table);
+}
+
+/// log P(z_d = bit) of free bits with scores t.
+at::Tensor log_bernoulli(const at::Tensor& t, const at::Tensor& on) {
+  return at::log_sigmoid(at::where(on, t, -t));
+}
+
+/// Pairs `samples` an example, without what they hold.
+Assignments regular(const at::Tensor& scores, int64_t samples) {
+  const auto options = scores.options().dtype(at::kLong).requires_grad(false);
+  Assignments z;
+  z.rows = at::arange(scores.size(0), options).repeat_interleave(samples);
+  z.row_splits = at::arange(scores.size(0) + 1, options) * samples;
+  z.parts = scores.size(1);
+  return z;
+}
+
+at::Tensor gumbel_like(const at::Tensor& t, const at::Generator& generator) {
+  return at::empty_like(t).exponential_(1, generator).log_().neg_();
+}
+
+}  // namespace
+
+Rest::Rest(const Structure& structure, const at::Tensor& scores, const Assignments& taken)
+    : structure_(structure), scores_(scores.detach()) {
+  if (is_categorical(structure)) {
+    const at::Tensor place = taken.rows * scores_.size(1) + taken.indices;
+    left_ = scores_.reshape(-1).index_fill(0, place, -INFINITY).view_as(scores_);
+    log_mass_ = left_.logsumexp(1) - scores_.logsumexp(1);
+    return;
+  }
+  const int64_t bits = scores_.size(1);
+  prefixes_ = pad(taken, taken.values(at::kBool));
+  const int64_t k = prefixes_.size(1);
+  const at::Tensor t = scores_.unsqueeze(1);  // [B, 1, D]
+  // Subtree (s, d): the first d bits of outcome s, then bit d flipped, then anything.
+  const at::Tensor stays = log_bernoulli(t, prefixes_);
+  const at::Tensor before = at::constant_pad_nd(stays.slice(2, 0, -1).cumsum(2), {1, 0});
+  const at::Tensor mass = before + log_bernoulli(t, prefixes_.logical_not());
+  // It is one of the rest if no outcome taken goes that way, and counted once among those that
+  // share the prefix.
+  const at::Tensor same = prefixes_.unsqueeze(2).eq(prefixes_.unsqueeze(1));   // [B, k, k, D]
+  const at::Tensor shared = same.to(at::kInt).cumprod(3).sum(3).unsqueeze(3);  // [B, k, k, 1]
+  const at::Tensor depth = at::arange(bits, shared.options());
+  const at::Tensor earlier = at::ones({k, k}, prefixes_.options()).tril(-1).unsqueeze(2);
+  const at::Tensor blocked = (shared == depth).logical_or((shared > depth).logical_and(earlier));
+  left_ = mass.masked_fill(blocked.any(2), -INFINITY).flatten(1);
+  log_mass_ = left_.logsumexp(1);
+}
+
+Assignments Rest::sample(int64_t samples, const at::Generator& generator) const {
+  const at::Tensor nothing = (log_mass_ == -INFINITY).unsqueeze(1);
+  if (!prefixes_.defined()) {
+    return structure_.sample(at::where(nothing, scores_, left_), samples, generator);
+  }
+  const int64_t batch = scores_.size(0), bits = scores_.size(1);
+  Assignments z = regular(scores_, samples);
+  if (batch == 0) {
+    z.indicators = at::empty({0, bits}, scores_.options().dtype(at::kByte));
+    return z;
+  }
+  const at::Tensor subtree = Categorical(left_.size(1))
+                                 .sample(left_.masked_fill(nothing, 0), samples, generator)
+                                 .indices.view({batch, samples});
+  const at::Tensor outcome = subtree.div(bits, "floor"), depth = subtree.remainder(bits);
+  const at::Tensor prefix =
+      prefixes_.gather(1, outcome.unsqueeze(2).expand({batch, samples, bits}));
+  const at::Tensor at = at::arange(bits, depth.options());
+  const at::Tensor fresh = at::rand({batch, samples, bits}, generator, scores_.options()) <
+                           scores_.sigmoid().unsqueeze(1);
+  const at::Tensor d = depth.unsqueeze(2);
+  z.indicators = at::where(at < d, prefix, at::where(at == d, prefix.logical_not(), fresh))
+                     .view({batch * samples, bits})
+                     .to(at::kByte);
+  return z;
+}
+
+Assignments sample_without_replacement(const Structure& structure, const at::Tensor& scores,
+                                       int64_t samples, const at::Generator& generator) {
+  const at::Tensor t = scores.detach();
+  const int64_t batch = t.size(0);
+  if (is_categorical(structure)) {
+    const int64_t m = std::min(samples, t.size(1));
+    const at::Tensor best = std::get<1>((t.log_softmax(1) + gumbel_like(t, generator)).topk(m, 1));
+    Assignments z = regular(t, m);
+    z.indices = best.reshape(-1);
+    return filter(z, t.gather(1, best).reshape(-1) > -INFINITY);
+  }
+  // Stochastic beam search (Kool, van Hoof and Welling, 2019): each prefix has the log-probability
+  // of its subtree and the largest perturbed log-probability in it; the children's, given their
+  // parent's.
+  at::Tensor log_prob = at::zeros({batch, 1}, t.options()), largest = log_prob;
+  at::Tensor codes = at::zeros({batch, 1, t.size(1)}, t.options().dtype(at::kBool));
+  const at::Tensor off = at::log_sigmoid(-t).clamp_min(kLowest);
+  const at::Tensor on = at::log_sigmoid(t).clamp_min(kLowest);
+  for (int64_t d = 0; d < t.size(1); ++d) {
+    const at::Tensor children =
+        log_prob.unsqueeze(2) + at::stack({off.select(1, d), on.select(1, d)}, 1).unsqueeze(1);
+    const at::Tensor free = children + gumbel_like(children, generator);
+    const at::Tensor bound = free.amax(2, /*keepdim=*/true), parent = largest.unsqueeze(2);
+    // −log(e^−parent − e^−bound + e^−free), without overflow; the larger child gets its parent's.
+    const at::Tensor v = parent - free + at::log(-at::expm1(free - bound));
+    const at::Tensor given = parent - v.clamp_min(0) - at::log1p(at::exp(-v.abs()));
+    const int64_t width = std::min(samples, 2 * codes.size(1));
+    const auto [kept, which] = given.flatten(1).topk(width, 1);
+    const at::Tensor parents = which.div(2, "floor");
+    codes = codes.gather(1, parents.unsqueeze(2).expand({-1, -1, t.size(1)}));
+    codes.select(2, d).copy_(which.remainder(2) == 1);
+    log_prob = children.flatten(1).gather(1, which);
+    largest = kept;
+  }
+  Assignments z = regular(t, codes.size(1));
+  z.indicators = codes.flatten(0, 1).to(at::kByte);
+  return filter(z, log_prob.reshape(-1) > kLowest / 2);
+}
+
+std::pair<Assignments, at::Tensor> join(const Assignments& a, const Assignments& b) {
+  Assignments both;
+  const at::Tensor order =
+      std::get<1>(at::cat({a.rows, b.rows}).sort(/*stable=*/true, 0, /*descending=*/false));
+  both.rows = at::cat({a.rows, b.rows}).index_select(0, order);
+  both.row_splits = a.row_splits + b.row_splits;
+  both.parts = a.parts;
+  if (a.indices.defined() && b.indices.defined()) {
+    both.indices = at::cat({a.indices, b.indices}).index_select(0, order);
+  } else {
+    both.indicators = at::cat({a.values(at::kByte), b.values(at::kByte)}).index_select(0, order);
+  }
+  return {both, order};
+}
+
+Assignments filter(const Assignments& z, const at::Tensor& kept) {
+  if (kept.all().item<bool>()) return z;
+  const at::Tensor pairs = kept.nonzero().squeeze(1);
+  const at::Tensor rows = z.rows.index_select(0, pairs);
+  return z.select(pairs, rows,
+                  at::searchsorted(rows, at::arange(z.batch_size() + 1, rows.options())));
+}
+
+}  // namespace sparsum
