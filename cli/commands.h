@@ -20,8 +20,10 @@ using Command = std::function<int()>;
 // Each adds its command to the program; parsing sets `chosen`.
 void add_train(CLI::App& program, Command& chosen);
 void add_evaluate(CLI::App& program, Command& chosen);
+void add_gradient_quality(CLI::App& program, Command& chosen);
 void add_encode(CLI::App& program, Command& chosen);
 void add_decode(CLI::App& program, Command& chosen);
+void add_play(CLI::App& program, Command& chosen);
 void add_data(CLI::App& program, Command& chosen);
 void add_info(CLI::App& program, Command& chosen);
 

@@ -42,8 +42,10 @@ int main(int argc, char** argv) {
   cli::Command chosen;
   cli::add_train(program, chosen);
   cli::add_evaluate(program, chosen);
+  cli::add_gradient_quality(program, chosen);
   cli::add_encode(program, chosen);
   cli::add_decode(program, chosen);
+  cli::add_play(program, chosen);
   cli::add_data(program, chosen);
   cli::add_info(program, chosen);
 

@@ -75,6 +75,8 @@ class Bar final : public Quiet {
     validation_ = "  | validation ";
     validation_ += validation.contains("accuracy")
                        ? format("%.2f %%", 100 * validation["accuracy"].get<double>())
+                   : validation.contains("success")
+                       ? format("%.2f %%", 100 * validation["success"].get<double>())
                        : format("ELBO %.1f", validation.at("elbo").get<double>());
   }
 
@@ -126,14 +128,46 @@ std::unique_ptr<lab::TrainingObserver> make_progress(bool quiet) {
   return std::make_unique<Lines>();
 }
 
+std::function<void(const lab::GradientQualityProgress&)> make_gradient_progress(bool quiet) {
+  if (quiet) return [](const lab::GradientQualityProgress&) {};
+  const auto text = [](const lab::GradientQualityProgress& progress) {
+    std::string place = progress.what;
+    if (progress.estimators > 0) {
+      place += format(" (%lld of %lld)", static_cast<long long>(progress.estimator),
+                      static_cast<long long>(progress.estimators));
+    }
+    return place;
+  };
+  if (!isatty(STDERR_FILENO)) {
+    return [text](const lab::GradientQualityProgress& progress) {
+      if (progress.done == 0) std::fprintf(stderr, "%s\n", text(progress).c_str());
+    };
+  }
+  // Clears its line when the last copy goes.
+  const std::shared_ptr<void> clear(nullptr, [](void*) { std::fputs("\r\033[K", stderr); });
+  return [text, clear](const lab::GradientQualityProgress& progress) {
+    std::fprintf(stderr, "\r\033[K%s  %lld/%lld", text(progress).c_str(),
+                 static_cast<long long>(progress.done), static_cast<long long>(progress.total));
+    std::fflush(stderr);
+  };
+}
+
+double number(const lab::Json& value) {
+  return value.is_null() ? std::nan("") : value.get<double>();
+}
+
 std::string describe(const lab::Json& metrics) {
   const auto number = [&](const char* name, const char* pattern, double scale) {
     return metrics.contains(name) ? format(pattern, scale * metrics[name].get<double>()) : "";
   };
   std::string text = number("accuracy", "accuracy %.2f %%  ", 100);
-  text += format("ELBO %.2f", metrics.at("elbo").get<double>());
+  text += number("success", "success %.2f %%  ", 100);
+  text += number("elbo", "ELBO %.2f", 1);
   text += number("rate", "  rate %.2f", 1) + number("distortion", "  distortion %.2f nats", 1);
-  if (metrics.contains("nll")) {
+  if (metrics.contains("success")) {
+    text += number("nll", "NLL %.3f nats", 1) + number("entropy", "  entropy %.3f nats", 1) +
+            number("symbols", "  symbols %.0f", 1);
+  } else if (metrics.contains("nll")) {
     text +=
         format("  NLL %.4f ± %.4f bits/dim", metrics["nll"].at("bits_per_dimension").get<double>(),
                metrics["nll"].at("standard_error").get<double>());

@@ -1,4 +1,4 @@
-# Installs the library, the kernels, the headers, the program and a CMake package:
+# Installs the library, the kernels, the headers, the program with the published options, and a CMake package:
 #   find_package(sparsum REQUIRED)                      sparsum::sparsum and sparsum::kernels
 #   find_package(sparsum REQUIRED COMPONENTS kernels)   sparsum::kernels alone, without LibTorch
 include(GNUInstallDirs)
@@ -15,6 +15,8 @@ if(TARGET sparsum_cli)
   file(RELATIVE_PATH _lib_from_bin "${CMAKE_INSTALL_FULL_BINDIR}" "${CMAKE_INSTALL_FULL_LIBDIR}")
   set_target_properties(sparsum_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${_lib_from_bin};${SparsumTorch_LIBRARY_DIRS}")
   install(TARGETS sparsum_cli RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+  install(DIRECTORY "${PROJECT_SOURCE_DIR}/configs" DESTINATION "${CMAKE_INSTALL_DATADIR}/sparsum" FILES_MATCHING
+          PATTERN "*.toml")
 endif()
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/sparsum" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
         FILES_MATCHING PATTERN "*.h")

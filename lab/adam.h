@@ -19,15 +19,21 @@ struct AdamOptions {
       0;  ///< λ: adds λ·parameter to the gradient (an L2 penalty, as torch.optim.Adam)
 };
 
-/// Adam over a list of named parameters, in one fused kernel call a step. The same updates as
-/// torch.optim.Adam: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − lr·m̂/(√v̂ + ε).
+/// Adam over groups of named parameters, in one fused kernel call a group and step. The same
+/// updates as torch.optim.Adam: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − lr·m̂/(√v̂ + ε).
 /// Parameters without a gradient are left alone, state included.
 /// Source: Kingma and Ba, 2015, algorithm 1.
 class Adam {
  public:
   using Parameters = std::vector<std::pair<std::string, at::Tensor>>;
+  struct Group {
+    Parameters parameters;
+    AdamOptions options;
+  };
 
   Adam(Parameters parameters, AdamOptions options);
+  /// Each group with its own options; names are unique over all groups.
+  explicit Adam(std::vector<Group> groups);
 
   /// One update from the parameters' gradients.
   void step();
@@ -40,10 +46,18 @@ class Adam {
   void load(const Checkpoint& checkpoint);
 
  private:
-  Parameters parameters_;
-  std::vector<at::Tensor> means_, squares_;
-  std::vector<int64_t> steps_;  // updates that each parameter has had
-  AdamOptions options_;
+  struct State {
+    std::string name;
+    at::Tensor parameter, mean, square;
+    int64_t steps;  // updates that this parameter has had
+  };
+  struct StatefulGroup {
+    std::vector<State> states;
+    AdamOptions options;
+  };
+  static void step(StatefulGroup& group);
+
+  std::vector<StatefulGroup> groups_;
 };
 
 }  // namespace sparsum::lab

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "lab/checkpoint.h"
+#include "lab/estimator_options.h"
 #include "lab/options.h"
 
 #include <ATen/core/Tensor.h>
@@ -34,6 +35,9 @@ struct Phase {
   int64_t steps = 0;  ///< per epoch
   double learning_rate = 1e-3;
   double weight_decay = 0;
+  // Of the estimator's own parameters, those of model() called "estimator.…".
+  double estimator_learning_rate = 1e-3;
+  double estimator_weight_decay = 0;
 };
 
 /// Running numbers of the current epoch, for a progress bar.
@@ -57,6 +61,8 @@ class Experiment {
   virtual const std::vector<Phase>& phases() const = 0;
   /// All parameters and buffers, the estimator's included.
   virtual torch::nn::Module& model() = 0;
+  /// The estimator in model().
+  virtual Estimator& estimator() = 0;
 
   /// Called once before a phase's first step: starts its data order and its random streams.
   virtual void begin_phase(const Phase& phase) = 0;
@@ -65,6 +71,12 @@ class Experiment {
   /// Draws the next batch and returns its objective, a scalar to call backward() on. Throws
   /// NonFiniteError.
   virtual at::Tensor step(const Phase& phase) = 0;
+  /// What the estimator is asked of `size` training examples that `seed` chooses, made to look at
+  /// gradients: the scores without history, and a loss that is a function of z and the model's
+  /// parameters alone, because what else it would draw is drawn once and kept. Refers to this
+  /// object and its model as it is; backward() may be called any number of times with the graph
+  /// retained. Throws InputError (fewer examples than that) and NonFiniteError.
+  virtual Problem fixed_problem(int64_t size, int64_t seed) = 0;
   /// The images that the last step used, in words, for the message that training stopped on them.
   virtual std::string describe_batch() const = 0;
 
@@ -108,8 +120,13 @@ class ExperimentConfig {
   /// The options, bound to this object, which must outlive them. Their defaults are the values held
   /// when this is called.
   virtual Options options() = 0;
+  /// The choice of estimator among them.
+  virtual EstimatorSettings& estimator_settings() = 0;
+  /// Options of estimators that something else reads with the present values.
+  virtual std::vector<std::string> also_read() const { return {}; }
   /// Works out what was left to "auto" and checks options against each other. Throws InputError.
   virtual void resolve() = 0;
+  virtual std::unique_ptr<ExperimentConfig> clone() const = 0;
   /// The name of a run folder with these options, e.g. "ssvae-mnist-sparsemax-s0".
   virtual std::string run_name() const = 0;
   /// Reads the data and builds the model; call resolve() first. Throws InputError.

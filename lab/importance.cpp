@@ -95,6 +95,9 @@ LogEvidence log_evidence(const SparseDistribution& q, const LogLikelihood& log_l
     return {on_support - log_size, at::zeros({batch}, at::kDouble)};
   }
 
+  // Finite log-probability where an outcome is listed, whatever its own probability: that may have
+  // underflowed to 0.
+  const SparseDistribution membership(support, at::ones_like(q.probs()));
   StreamingSums outside(batch);
   while (outside.count() < options.samples) {
     const int64_t m = draws_at_once(options, batch, options.samples - outside.count());
@@ -102,7 +105,7 @@ LogEvidence log_evidence(const SparseDistribution& q, const LogLikelihood& log_l
     // Redraw those that are in the support; where that is everything there is no outside.
     for (;;) {
       const at::Tensor hit =
-          q.log_prob(as_assignments(drawn, batch))
+          membership.log_prob(as_assignments(drawn, batch))
               .isfinite()
               .logical_and(all_listed.logical_not().to(drawn.device()).repeat_interleave(m));
       const at::Tensor which = hit.nonzero().squeeze(1);

@@ -25,7 +25,8 @@ struct ImportanceOptions {
 };
 
 /// p(x) = Σ_z p(x|z) / |Z| with a uniform prior over all vectors of D bits, |Z| = 2^D: the sum over
-/// q's support S is exact, the rest by draws that are uniform outside S (redrawn until they are),
+/// q's support S, all that it lists, is exact, the rest by draws that are uniform outside S
+/// (redrawn until they are),
 ///   p(x) ≈ |Z|⁻¹ [Σ_{z in S} p(x|z) + (|Z| − |S|) · mean_m p(x|z_m)].
 /// Unbiased for p(x). Of many bits the draws hardly ever meet a code outside S that explains x: the
 /// estimate is then in effect the sum over S, a lower bound on p(x), and the standard error, which

@@ -68,6 +68,11 @@ std::pair<at::Tensor, at::Tensor> sample_gaussian(const at::Tensor& mean_and_log
   const int64_t n = mean_and_log_sigma.size(0), latents = mean_and_log_sigma.size(1) / 2;
   const at::Tensor noise =
       at::randn({n, latents}, generator, mean_and_log_sigma.options().requires_grad(false));
+  return shift_gaussian(mean_and_log_sigma, noise);
+}
+
+std::pair<at::Tensor, at::Tensor> shift_gaussian(const at::Tensor& mean_and_log_sigma,
+                                                 const at::Tensor& noise) {
   const auto result = GaussianSample::apply(mean_and_log_sigma, noise);
   return {result[0], result[1]};
 }

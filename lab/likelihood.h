@@ -23,5 +23,8 @@ at::Tensor bernoulli_nll(const at::Tensor& logits, const at::Tensor& targets,
 /// nats.
 std::pair<at::Tensor, at::Tensor> sample_gaussian(const at::Tensor& mean_and_log_sigma,
                                                   at::Generator generator);
+/// The same with ε given: noise [n, D].
+std::pair<at::Tensor, at::Tensor> shift_gaussian(const at::Tensor& mean_and_log_sigma,
+                                                 const at::Tensor& noise);
 
 }  // namespace sparsum::lab

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -18,20 +20,34 @@
 
 namespace sparsum::lab {
 
+std::string number_text(double value) {
+  // to_chars alone would write 5e-04 for 0.0005.
+  char text[32];
+  for (int digits = 1; digits <= 17; ++digits) {
+    std::snprintf(text, sizeof text, "%.*g", digits, value);
+    if (std::strtod(text, nullptr) == value) break;
+  }
+  return text;
+}
+
+std::string value_text(const Option& option) {
+  struct Visitor {
+    std::string operator()(const bool* value) const { return *value ? "true" : "false"; }
+    std::string operator()(const int64_t* value) const { return std::to_string(*value); }
+    std::string operator()(const double* value) const { return number_text(*value); }
+    std::string operator()(const std::string* value) const { return *value; }
+  };
+  return std::visit(Visitor{}, option.target);
+}
+
 namespace {
 
 // Beyond these, a bound on an integer option is no bound.
 constexpr double kIntegerEnd = 9223372036854775808.0;  // 2^63
 
-std::string real_text(double value) {
-  char buffer[32];
-  const auto end = std::to_chars(std::begin(buffer), std::end(buffer), value).ptr;
-  return std::string(buffer, end);
-}
-
 // Shortest text that reads back as the same double, and as a float rather than an integer.
 std::string toml_real(double value) {
-  std::string text = real_text(value);
+  std::string text = number_text(value);
   if (text.find_first_of(".enai") == std::string::npos) text += ".0";
   return text;
 }
@@ -124,7 +140,7 @@ bool has_maximum(const Option& option) {
 }
 
 std::string bound_text(const Option& option, double bound) {
-  return is_integer(option) ? std::to_string(static_cast<int64_t>(bound)) : real_text(bound);
+  return is_integer(option) ? std::to_string(static_cast<int64_t>(bound)) : number_text(bound);
 }
 
 // "from 0 to 1", "at least 0", "at most 1", or nothing.

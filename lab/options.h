@@ -62,6 +62,12 @@ class Options {
   std::vector<Option> options_;
 };
 
+/// An option's present value as text, as the command line takes it.
+std::string value_text(const Option& option);
+
+/// The shortest text that reads back as the same number: "0.5", "2", "1e-05".
+std::string number_text(double value);
+
 /// The member of `known` with the least edit distance to `word`, or "" if none is near.
 std::string nearest(const std::string& word, const std::vector<std::string>& known);
 

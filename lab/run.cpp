@@ -14,18 +14,6 @@ void apply(ExperimentConfig& config, const TrainRequest& request) {
   for (const auto& [name, text] : request.settings) options.set(name, text);
 }
 
-std::string value_text(const Option& option) {
-  return std::visit(
-      [](const auto* target) {
-        if constexpr (std::is_same_v<decltype(target), const std::string*>) {
-          return *target;
-        } else {
-          return Json(*target).dump();
-        }
-      },
-      option.target);
-}
-
 /// Refuses options that would make the rest of the run another run than its beginning.
 void require_same(ExperimentConfig& stored, ExperimentConfig& wanted, const RunFolder& folder) {
   const std::vector<std::string> free = {"epochs", "data", "threads", "checkpoint-every"};
@@ -57,6 +45,7 @@ TrainResult train(const TrainRequest& request, const std::atomic<bool>& stop,
     config = read_config(folder.config());
     apply(*config, request);
     config->resolve();
+    stored->resolve();  // of a version that did not have all of today's options
     require_same(*stored, *config, folder);
   }
   config->resolve();
@@ -76,26 +65,33 @@ std::filesystem::path find_checkpoint(const RunFolder& folder, const std::string
                    ": expected a run with a checkpoint, found none in checkpoints/");
 }
 
-Json evaluate_run(const std::filesystem::path& path, const std::string& checkpoint,
-                  const Settings& settings) {
+LoadedRun load_run(const std::filesystem::path& path, const std::string& checkpoint,
+                   const Settings& settings) {
   const RunFolder folder = RunFolder::of_existing_run(path);
-  auto config = read_config(folder.config());
+  LoadedRun run;
+  run.config = read_config(folder.config());
   {
-    Options options = config->options();
+    Options options = run.config->options();
     for (const auto& [name, text] : settings) options.set(name, text);
   }
-  config->resolve();
-  const auto file = find_checkpoint(folder, checkpoint);
-  const auto experiment = config->make();
-  Checkpoint::read(file, experiment->name(), experiment->signature())
-      .load_module("model/", experiment->model());
+  run.config->resolve();
+  run.checkpoint = find_checkpoint(folder, checkpoint);
+  run.experiment = run.config->make();
+  Checkpoint::read(run.checkpoint, run.experiment->name(), run.experiment->signature())
+      .load_module("model/", run.experiment->model());
+  return run;
+}
+
+Json evaluate_run(const std::filesystem::path& path, const std::string& checkpoint,
+                  const Settings& settings) {
+  const LoadedRun run = load_run(path, checkpoint, settings);
   Json result;
   result["run"] = path.string();
-  result["checkpoint"] = file.string();
+  result["checkpoint"] = run.checkpoint.string();
   try {
-    result["test"] = experiment->evaluate("test");
+    result["test"] = run.experiment->evaluate("test");
   } catch (const NonFiniteError& error) {
-    throw InputError(file.string() + ": " + error.what());
+    throw InputError(run.checkpoint.string() + ": " + error.what());
   }
   return result;
 }

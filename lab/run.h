@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -39,6 +40,17 @@ TrainResult train(const TrainRequest& request, const std::atomic<bool>& stop,
 /// The checkpoint called `name`, or, if that is empty, the best one, else the last. Throws
 /// InputError if there is none.
 std::filesystem::path find_checkpoint(const RunFolder& folder, const std::string& name);
+
+/// A run's model, as one of its checkpoints has it.
+struct LoadedRun {
+  std::unique_ptr<ExperimentConfig> config;  ///< resolved
+  std::unique_ptr<Experiment> experiment;
+  std::filesystem::path checkpoint;
+};
+/// checkpoint: as for find_checkpoint. settings: options that win over the run's own. Throws
+/// InputError.
+LoadedRun load_run(const std::filesystem::path& folder, const std::string& checkpoint,
+                   const Settings& settings);
 
 /// Evaluates a run's checkpoint on the test images again: the one named, or "best", or "last" where
 /// there is no best one yet. settings: `data`, `device`, `threads`. Returns {"run", "checkpoint",

@@ -17,12 +17,15 @@ double clock_seconds() {
 }
 
 Adam make_adam(Experiment& experiment, const Phase& phase) {
-  Adam::Parameters parameters;
+  Adam::Group model{{}, {.learning_rate = phase.learning_rate, .weight_decay = phase.weight_decay}};
+  Adam::Group estimator{{},
+                        {.learning_rate = phase.estimator_learning_rate,
+                         .weight_decay = phase.estimator_weight_decay}};
   for (const auto& entry : experiment.model().named_parameters()) {
-    parameters.emplace_back(entry.key(), *entry);
+    Adam::Group& group = entry.key().starts_with("estimator.") ? estimator : model;
+    group.parameters.emplace_back(entry.key(), *entry);
   }
-  return Adam(std::move(parameters),
-              {.learning_rate = phase.learning_rate, .weight_decay = phase.weight_decay});
+  return Adam(std::vector<Adam::Group>{std::move(model), std::move(estimator)});
 }
 
 }  // namespace

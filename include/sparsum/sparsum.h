@@ -11,6 +11,7 @@
 #include <sparsum/estimator.h>
 #include <sparsum/expectation.h>
 #include <sparsum/linear_cross_entropy.h>
+#include <sparsum/scalar_perceptron.h>
 #include <sparsum/sparse_distribution.h>
 #include <sparsum/sparsemap.h>
 #include <sparsum/sparsemax.h>

@@ -22,36 +22,37 @@ constexpr int64_t kPairsAtOnce = 2048;  // in evaluation: bounds memory
 
 bool is_sparsemap(const std::string& estimator) { return estimator.starts_with("sparsemap"); }
 
-/// One configuration for each of n examples.
-Assignments one_each(const at::Tensor& codes) {
-  Assignments z;
-  z.row_splits = at::arange(codes.size(0) + 1, codes.options().dtype(at::kLong));
-  z.rows = z.row_splits.narrow(0, 0, codes.size(0));
-  z.parts = codes.size(1);
-  z.indicators = codes;
-  return z;
+// Correia et al. (2020, appendix), who tried 32 and 128 bits; for other numbers, and estimators
+// they did not try, those of the nearest kin.
+double published_learning_rate(const std::string& estimator, int64_t bits) {
+  const bool many = bits >= 128;
+  if (is_sparsemap(estimator)) return 2e-3;
+  if (estimator == "top-k" || estimator == "top-k-adaptive") return many ? 1e-3 : 2e-3;
+  if (estimator == "nvil" || estimator == "st-gumbel") return many ? 5e-4 : 1e-3;
+  return 1e-3;
+}
+
+/// Of τ = max(0.5, exp(−decay·step)), renewed every 1,000 steps.
+double published_temperature_decay(const std::string& estimator, int64_t bits) {
+  return estimator == "gumbel" && bits >= 128 ? 1e-4 : 1e-5;
 }
 
 }  // namespace
 
 // --- options -------------------------------------------------------------------------------------
 
-BitvectorConfig::BitvectorConfig() { estimator_options.encoding = "both-states"; }
+BitvectorConfig::BitvectorConfig() { estimator.options.encoding = "both-states"; }
 
 Options BitvectorConfig::options() {
   constexpr double kMax = std::numeric_limits<double>::max();
   constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
   std::vector<std::string> datasets;
   for (const auto& source : data_sources()) datasets.push_back(source.name);
-  std::vector<std::string> estimators;
-  for (const auto& name : estimator_names()) {
-    if (name != "sparsemax" && name != "entmax") estimators.push_back(name);
-  }
 
   Options o;
   o.add("experiment", &experiment, "the experiment these options belong to", {"bitvector"});
   o.add("dataset", &dataset, "images to model", datasets);
-  o.add("estimator", &estimator, "how the expectation over the bits is differentiated", estimators);
+  declare_estimator(o, estimator, "how the expectation over the bits is differentiated");
   o.add("bits", &bits, "D, the length of the latent vector", "bits", 1, 100000);
   o.add("structure", &structure,
         "which vectors q may put mass on: all, at most B bits on, exactly B",
@@ -68,7 +69,7 @@ Options BitvectorConfig::options() {
   o.add("lr", &learning_rate, "Adam's learning rate", "", 0.0, kMax)
       .describe_default(
           "0: as published for the estimator, 2e-3 for sparsemap and for top-k with fewer than 128 "
-          "bits, else 1e-3");
+          "bits, 5e-4 for nvil and st-gumbel with 128 or more, else 1e-3");
   o.add("weight-decay", &weight_decay,
         "L2 penalty: this times a parameter is added to its gradient", "", 0.0, kMax);
   o.add("split-seed", &split_seed,
@@ -76,30 +77,7 @@ Options BitvectorConfig::options() {
         "the run",
         "", 0, kMany);
   o.add("validation", &validation, "training images set aside for validation", "images", 1, kMany);
-  o.add("k", &estimator_options.k, "top-k: the largest support; top-k-adaptive: the first",
-        "configurations", 1, kMany);
-  o.add("max-k", &estimator_options.max_k, "top-k-adaptive: the largest support", "configurations",
-        1, kMany);
-  o.add("encoding", &estimator_options.encoding,
-        "sparsemap: regularised are the indicators of a bit being on, or of both its states",
-        {"one-state", "both-states"});
-  o.add("algorithm", &estimator_options.algorithm,
-        "sparsemap: few configurations by iterating, or a whole face by sorting",
-        {"active-set", "closed-form"});
-  o.add("init", &estimator_options.init,
-        "sparsemap, active set: start from the best configuration, or from that of random scores",
-        {"map", "random"});
-  o.add("tolerance", &estimator_options.tolerance, "sparsemap, active set: largest duality gap", "",
-        1e-15, kMax);
-  o.add("max-iterations", &estimator_options.max_iterations, "sparsemap, active set: of each image",
-        "iterations", 0, kMany)
-      .describe_default("0: 1000 + 20 a bit");
-  o.add("samples", &estimator_options.samples, "sampling estimators: draws per image", "draws", 1,
-        kMany);
-  o.add("baseline", &estimator_options.baseline, "sfe: what is subtracted from the loss",
-        {"none", "moving-average"});
-  o.add("baseline-decay", &estimator_options.baseline_decay,
-        "sfe: weight of the past in the moving average", "", 0.0, 0.999999);
+  declare_estimator_options(o, estimator);
   o.add("importance-samples", &importance_samples,
         "draws per test image for the negative log-likelihood; 0: do not estimate it", "draws", 0,
         kMany);
@@ -125,28 +103,36 @@ std::unique_ptr<Bits> BitvectorConfig::make_structure() const {
 }
 
 void BitvectorConfig::resolve() {
+  BitvectorConfig fresh;
+  require_read(options(), fresh.options(), estimator.name, also_read());
   run.resolve();
-  const bool bounded = structure != "bits" || estimator == "sparsemap-budget";
+  const bool bounded = structure != "bits" || estimator.name == "sparsemap-budget";
   if (bounded && budget < 0) budget = bits / 2;
   if (budget > bits) {
     throw InputError("option --budget: expected at most the " + std::to_string(bits) +
                      " bits there are, got " + std::to_string(budget));
   }
-  estimator_options.budget = budget;
-  if (estimator_options.max_k < estimator_options.k) estimator_options.max_k = estimator_options.k;
-  if (batch_size == 0) batch_size = is_sparsemap(estimator) && bits >= 128 ? 16 : 64;
-  if (learning_rate == 0) {
-    const bool top_k = estimator == "top-k" || estimator == "top-k-adaptive";
-    learning_rate = is_sparsemap(estimator) || (top_k && bits < 128) ? 2e-3 : 1e-3;
-  }
+  estimator.options.budget = budget;
+  if (batch_size == 0) batch_size = is_sparsemap(estimator.name) && bits >= 128 ? 16 : 64;
+  if (learning_rate == 0) learning_rate = published_learning_rate(estimator.name, bits);
+  resolve_estimator(estimator, learning_rate, published_temperature_decay(estimator.name, bits));
+}
+
+std::vector<std::string> BitvectorConfig::also_read() const {
+  if (structure == "bits") return {};
+  return {"budget"};
+}
+
+std::unique_ptr<ExperimentConfig> BitvectorConfig::clone() const {
+  return std::make_unique<BitvectorConfig>(*this);
 }
 
 std::string BitvectorConfig::run_name() const {
   std::ostringstream name;
-  name << "bitvector-" << dataset << "-d" << bits << "-" << estimator;
+  name << "bitvector-" << dataset << "-d" << bits << "-" << estimator.name;
   if (structure != "bits") name << "-" << structure;
-  if (is_sparsemap(estimator) && estimator_options.algorithm != "active-set") {
-    name << "-" << estimator_options.algorithm;
+  if (is_sparsemap(estimator.name) && estimator.options.algorithm != "active-set") {
+    name << "-" << estimator.options.algorithm;
   }
   name << "-s" << run.seed;
   return name.str();
@@ -202,17 +188,10 @@ at::Tensor BitvectorModel::mean_image(const Assignments& z) const {
 // --- use -----------------------------------------------------------------------------------------
 
 BitvectorCodec::BitvectorCodec(const BitvectorConfig& config)
-    : options_(config.estimator_options),
-      structure_(config.make_structure()),
-      device_(config.run.device) {
+    : settings_(config.estimator), structure_(config.make_structure()), device_(config.run.device) {
   network_ = std::make_shared<BitvectorModel>(kPixels, config.bits,
                                               make_generator(config.run.seed, "init"));
-  try {
-    estimator_ = make_estimator(config.estimator, config.estimator_options);
-    estimator_->check(*structure_);
-  } catch (const c10::Error& error) {
-    throw InputError(error.what_without_backtrace());  // options that contradict each other
-  }
+  estimator_ = make_estimator(config.estimator, *structure_, kPixels, config.run.seed);
   root_ = std::make_shared<torch::nn::Module>("bitvector");
   root_->register_module("network", network_);
   root_->register_module("estimator", estimator_);
@@ -229,8 +208,12 @@ std::string BitvectorCodec::signature() const {
   return "bitvector " + std::to_string(kPixels) + " pixels, " + structure_->name();
 }
 
-at::Tensor BitvectorCodec::scores(const at::Tensor& levels) const {
-  const at::Tensor scores = network_->scores(levels.to(device_, at::kFloat).div_(255));
+at::Tensor BitvectorCodec::grey(const at::Tensor& levels) const {
+  return levels.to(device_, at::kFloat).div(255);
+}
+
+at::Tensor BitvectorCodec::scores(const at::Tensor& grey) const {
+  const at::Tensor scores = network_->scores(grey);
   require_finite("the scores of the encoder", scores);
   return scores;
 }
@@ -238,7 +221,14 @@ at::Tensor BitvectorCodec::scores(const at::Tensor& levels) const {
 SparseDistribution BitvectorCodec::posterior(const at::Tensor& levels) {
   const at::NoGradGuard no_grad;
   root_->eval();
-  return estimator_->distribution(*structure_, scores(levels))->enumerate(options_.max_outcomes);
+  return estimator_->distribution(*structure_, scores(grey(levels)))
+      ->enumerate(settings_.options.max_outcomes);
+}
+
+std::optional<SparseDistribution> BitvectorCodec::listed(const Distribution& q) const {
+  if (const auto* sparse = dynamic_cast<const SparseDistribution*>(&q)) return *sparse;
+  if (settings_.name == "dense") return q.enumerate(settings_.options.max_outcomes);
+  return std::nullopt;
 }
 
 at::Tensor BitvectorCodec::encode(const at::Tensor& levels) {
@@ -248,14 +238,14 @@ at::Tensor BitvectorCodec::encode(const at::Tensor& levels) {
   for (const at::Tensor& batch : levels.split(kEvaluationBatch)) {
     if (batch.size(0) == 0) break;
     codes.push_back(
-        estimator_->distribution(*structure_, scores(batch))->mode().values(at::kByte).cpu());
+        estimator_->distribution(*structure_, scores(grey(batch)))->mode().values(at::kByte).cpu());
   }
   return codes.empty() ? at::empty({0, bits()}, at::kByte) : at::cat(codes);
 }
 
 at::Tensor BitvectorCodec::decode(const at::Tensor& codes) {
   root_->eval();
-  return network_->mean_image(one_each(codes.to(device_))).cpu();
+  return network_->mean_image(one_per_example(codes.to(device_), bits())).cpu();
 }
 
 // --- training ------------------------------------------------------------------------------------
@@ -271,8 +261,13 @@ Bitvector::Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor t
   data_.train.images = data_.train.images.flatten(1);
   data_.test.images = data_.test.images.flatten(1);
   const int64_t pass = (train_.size(0) + config.batch_size - 1) / config.batch_size;
-  phases_ = {{"train", config.epochs, config.steps_per_epoch > 0 ? config.steps_per_epoch : pass,
-              config.learning_rate, config.weight_decay}};
+  phases_ = {{.name = "train",
+              .epochs = config.epochs,
+              .steps = config.steps_per_epoch > 0 ? config.steps_per_epoch : pass,
+              .learning_rate = config.learning_rate,
+              .weight_decay = config.weight_decay,
+              .estimator_learning_rate = config.estimator.baseline_learning_rate,
+              .estimator_weight_decay = config.estimator.baseline_weight_decay}};
   start_streams(phases_.front().name);
 }
 
@@ -287,65 +282,58 @@ at::Tensor Bitvector::levels_of(const at::Tensor& indices, bool test) const {
   return (test ? data_.test : data_.train).images.index_select(0, indices).to(device_);
 }
 
-at::Tensor Bitvector::step(const Phase&) {
-  codec_.module().train();
-  last_batch_ = order_->next(config_.batch_size);
-  const at::Tensor levels = levels_of(last_batch_, /*test=*/false);
-  const at::Tensor integers = levels.to(at::kLong);
-  const Problem problem{
+Problem Bitvector::problem_of(const at::Tensor& indices) {
+  const at::Tensor levels = levels_of(indices, /*test=*/false);
+  const at::Tensor integers = levels.to(at::kLong), grey = codec_.grey(levels);
+  return {
       .structure = codec_.structure(),
-      .scores = codec_.scores(levels),
+      .scores = codec_.scores(grey),
       .loss = [this, integers](
                   const Assignments& z,
                   const std::vector<at::Tensor>&) { return codec_.network().nll(z, integers); },
       .shared = {},
-      .context = levels,
+      .context = grey,
       .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
   };
+}
+
+Problem Bitvector::fixed_problem(int64_t size, int64_t seed) {
+  if (size > train_.size(0)) {
+    throw InputError("option --examples: expected at most the " + std::to_string(train_.size(0)) +
+                     " training images, got " + std::to_string(size));
+  }
+  Problem problem =
+      problem_of(ShuffledCycle(train_, make_generator(seed, "problem/images")).next(size));
+  problem.scores = problem.scores.detach();
+  return problem;
+}
+
+at::Tensor Bitvector::step(const Phase&) {
+  codec_.module().train();
+  last_batch_ = order_->next(config_.batch_size);
+  const Problem problem = problem_of(last_batch_);
   const Estimate estimate = codec_.estimator().estimate(problem, model_noise_);
   at::Tensor objective =
       estimate.objective.mean() + static_cast<double>(codec_.bits()) * std::log(2.0);
 
-  ++sums_.steps;
-  sums_.objective += objective.item<double>();
-  sums_.distortion += estimate.value.mean().item<double>();
-  sums_.entropy += estimate.entropy.mean().item<double>();
-  const at::Tensor evaluations = estimate.evaluations.cpu();
-  sums_.evaluations += evaluations.sum().item<int64_t>();
-  sums_.examples += evaluations.size(0);
-  sums_.evaluations_per_example.push_back(evaluations);
+  sums_.add_step(objective.item<double>());
+  sums_.add("distortion", estimate.value.mean().item<double>());
+  sums_.add("entropy", estimate.entropy.mean().item<double>());
+  sums_.add_evaluations(estimate.evaluations);
   if (estimate.auxiliary.defined()) objective = objective + estimate.auxiliary;
   return objective;
 }
 
-std::string Bitvector::describe_batch() const {
-  constexpr int64_t kNamed = 4;
-  std::ostringstream text;
-  text << last_batch_.size(0) << " training images (";
-  for (int64_t i = 0; i < std::min(kNamed, last_batch_.size(0)); ++i) {
-    text << (i ? ", " : "") << last_batch_[i].item<int64_t>();
-  }
-  text << (last_batch_.size(0) > kNamed ? ", …)" : ")");
-  return text.str();
-}
+std::string Bitvector::describe_batch() const { return describe_images("", last_batch_); }
 
-EpochNumbers Bitvector::epoch_numbers() const {
-  EpochNumbers numbers;
-  if (sums_.steps > 0) numbers.objective = sums_.objective / sums_.steps;
-  if (sums_.examples > 0) {
-    numbers.evaluations = static_cast<double>(sums_.evaluations) / sums_.examples;
-  }
-  return numbers;
-}
+EpochNumbers Bitvector::epoch_numbers() const { return sums_.numbers(); }
 
 Json Bitvector::epoch_metrics() const {
-  const auto steps = static_cast<double>(sums_.steps);
-  const double log_size = static_cast<double>(codec_.bits()) * std::log(2.0);
   Json metrics;
-  metrics["objective"] = sums_.objective / steps;
-  metrics["rate"] = log_size - sums_.entropy / steps;
-  metrics["distortion"] = sums_.distortion / steps;
-  metrics["evaluations"] = to_json(quartiles(at::cat(sums_.evaluations_per_example)));
+  metrics["objective"] = sums_.mean_objective();
+  metrics["rate"] = static_cast<double>(codec_.bits()) * std::log(2.0) - sums_.mean("entropy");
+  metrics["distortion"] = sums_.mean("distortion");
+  metrics["evaluations"] = sums_.evaluations();
   return metrics;
 }
 
@@ -358,32 +346,33 @@ Json Bitvector::evaluate(const std::string& split) {
   TORCH_CHECK(test || split == "validation",
               "bitvector: expected split 'validation' or 'test', got '", split, "'");
   const at::Tensor indices = test ? at::arange(data_.test.images.size(0), at::kLong) : validation_;
-  const bool listed = config_.estimator != "sfe";
   const at::Generator draws = make_generator(0, "evaluate/" + split, device_);
 
   double distortion = 0, entropy = 0;
   int64_t exact = 0, certified = 0;
+  bool listed = false;
   std::vector<at::Tensor> evaluations;
   for (const at::Tensor& batch : indices.split(kEvaluationBatch)) {
     const at::Tensor levels = levels_of(batch, test);
     const at::Tensor integers = levels.to(at::kLong);
-    const at::Tensor scores = codec_.scores(levels);
+    const at::Tensor scores = codec_.scores(codec_.grey(levels));
     const auto q = codec_.estimator().distribution(codec_.structure(), scores);
     const auto loss = [&](const Assignments& z, const std::vector<at::Tensor>&) {
       return Loss(codec_.network().nll(z, integers));
     };
     entropy += q->entropy().sum(at::kDouble).item<double>();
-    if (listed) {
-      const SparseDistribution support = q->enumerate(config_.estimator_options.max_outcomes);
-      const at::Tensor expected = expectation(support, loss, {}, {kPairsAtOnce, {}});
+    const auto support = codec_.listed(*q);
+    listed = support.has_value();
+    if (support) {
+      const at::Tensor expected = expectation(*support, loss, {}, {kPairsAtOnce, {}});
       distortion += expected.sum(at::kDouble).item<double>();
-      evaluations.push_back(support.evaluations().cpu());
-      if (support.exact().defined()) {
-        exact += support.exact().sum().item<int64_t>();
-        certified += support.exact().size(0);
+      evaluations.push_back(support->evaluations().cpu());
+      if (support->exact().defined()) {
+        exact += support->exact().sum().item<int64_t>();
+        certified += support->exact().size(0);
       }
     } else {
-      // Not listed: one draw an image, the same at every evaluation.
+      // One draw of the discrete code an image, the same at every evaluation.
       distortion +=
           codec_.network().nll(q->sample(1, draws), integers).sum(at::kDouble).item<double>();
       evaluations.push_back(codec_.estimator().evaluations(codec_.structure(), scores).cpu());
@@ -414,20 +403,20 @@ Json Bitvector::evaluate(const std::string& split) {
 
 Json Bitvector::negative_log_likelihood(const at::Tensor& indices, bool test) {
   const at::Generator draws = make_generator(0, "evaluate/importance", device_);
-  const bool listed = config_.estimator != "sfe";
   const ImportanceOptions options{config_.importance_samples, kPairsAtOnce};
   double sum = 0, variance = 0;
   for (const at::Tensor& batch : indices.split(16)) {
     const at::Tensor levels = levels_of(batch, test);
     const at::Tensor integers = levels.to(at::kLong);
-    const auto q = codec_.estimator().distribution(codec_.structure(), codec_.scores(levels));
+    const auto q =
+        codec_.estimator().distribution(codec_.structure(), codec_.scores(codec_.grey(levels)));
     const auto log_likelihood = [&](const Assignments& z) {
       return codec_.network().nll(z, integers).neg();
     };
+    const auto support = codec_.listed(*q);
     const LogEvidence estimate =
-        listed ? log_evidence(q->enumerate(config_.estimator_options.max_outcomes), log_likelihood,
-                              draws, options)
-               : log_evidence(*q, codec_.bits(), log_likelihood, draws, options);
+        support ? log_evidence(*support, log_likelihood, draws, options)
+                : log_evidence(*q, codec_.bits(), log_likelihood, draws, options);
     sum -= estimate.log_evidence.sum().item<double>();
     variance += estimate.standard_error.square().sum().item<double>();
   }
@@ -447,7 +436,8 @@ bool Bitvector::better(const Json& candidate, const Json& incumbent) const {
 // --- pictures ------------------------------------------------------------------------------------
 
 std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
-  constexpr int64_t kColumns = 10, kWalks = 6, kFlips = 12;
+  const at::NoGradGuard no_grad;
+  constexpr int64_t kColumns = 10, kWalks = 6, kFlips = 12, kTried = 256;
   const auto grid = [&](const at::Tensor& rows, int64_t columns) {
     return image_grid(rows.reshape({-1, columns, BitvectorCodec::kHeight, BitvectorCodec::kWidth}));
   };
@@ -469,12 +459,18 @@ std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
   }
   if (pairs.empty()) pairs = {grey, rebuilt};
 
-  // A walk: an image's code, then the same with one bit flipped, those first that change most.
+  // A walk: an image's code, then the same with one bit flipped, those first that change most. Of
+  // many bits only those are tried of which the encoder is least sure.
   const int64_t walks = std::min(kWalks, codes.size(0)), flips = std::min(kFlips, codec_.bits());
+  const int64_t tried = std::min(kTried, codec_.bits());
+  const at::Tensor sure = codec_.scores(codec_.grey(originals.slice(0, 0, walks))).abs().cpu();
+  const at::Tensor candidates =
+      std::get<1>(sure.sort(/*stable=*/true, 1, /*descending=*/false)).slice(1, 0, tried);
   std::vector<at::Tensor> rows;
   for (int64_t i = 0; i < walks; ++i) {
-    const at::Tensor flipped =
-        codes[i].unsqueeze(0).bitwise_xor(at::eye(codec_.bits(), codes.options()));
+    at::Tensor flipped = codes[i].repeat({tried, 1});
+    const at::Tensor bit = candidates[i].unsqueeze(1);
+    flipped.scatter_(1, bit, 1 - flipped.gather(1, bit));
     const at::Tensor neighbours = codec_.decode(flipped);
     const at::Tensor change = (neighbours - rebuilt[i]).abs().sum(1);
     const at::Tensor most =
@@ -492,30 +488,17 @@ std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
 void Bitvector::save_state(Checkpoint& checkpoint) const {
   order_->save(checkpoint, "order");
   checkpoint.put_generator("model", model_noise_);
-  checkpoint.put("epoch/sums",
-                 at::tensor({sums_.objective, sums_.distortion, sums_.entropy}, at::kDouble));
-  checkpoint.put("epoch/counts",
-                 at::tensor({sums_.steps, sums_.evaluations, sums_.examples}, at::kLong));
-  checkpoint.put("epoch/evaluations", sums_.evaluations_per_example.empty()
-                                          ? at::empty({0}, at::kLong)
-                                          : at::cat(sums_.evaluations_per_example));
+  sums_.save(checkpoint);
 }
 
 void Bitvector::load_state(const Checkpoint& checkpoint) {
   order_->load(checkpoint, "order");
   checkpoint.load_generator("model", model_noise_);
-  at::Tensor sums = at::empty({3}, at::kDouble), counts = at::empty({3}, at::kLong);
-  checkpoint.copy_to("epoch/sums", sums);
-  checkpoint.copy_to("epoch/counts", counts);
-  const auto* s = sums.const_data_ptr<double>();
-  const auto* c = counts.const_data_ptr<int64_t>();
-  sums_ = {s[0], s[1], s[2], c[0], c[1], c[2], {}};
-  const at::Tensor evaluations = checkpoint.get("epoch/evaluations", at::kLong);
-  if (evaluations.size(0) > 0) sums_.evaluations_per_example.push_back(evaluations);
+  sums_.load(checkpoint);
 }
 
 Json Bitvector::description() const {
-  return {{"experiment", name()},       {"estimator", config_.estimator},
+  return {{"experiment", name()},       {"estimator", config_.estimator.name},
           {"dataset", config_.dataset}, {"structure", codec_.structure().name()},
           {"bits", config_.bits},       {"seed", config_.run.seed},
           {"epochs", config_.epochs}};

@@ -1,7 +1,9 @@
 #pragma once
 
 #include "lab/data/image_data.h"
+#include "lab/estimator_options.h"
 #include "lab/experiment.h"
+#include "lab/experiments/epoch_sums.h"
 #include "lab/mlp.h"
 #include "lab/shuffled_cycle.h"
 
@@ -25,6 +27,10 @@ struct BitvectorConfig final : ExperimentConfig {
   BitvectorConfig();
   Options options() override;
   void resolve() override;
+  EstimatorSettings& estimator_settings() override { return estimator; }
+  /// The budget, where the structure has one.
+  std::vector<std::string> also_read() const override;
+  std::unique_ptr<ExperimentConfig> clone() const override;
   std::string run_name() const override;
   std::unique_ptr<Experiment> make() const override;
 
@@ -35,16 +41,15 @@ struct BitvectorConfig final : ExperimentConfig {
   std::string dataset = "fashion-mnist";
   int64_t split_seed = 0;
   int64_t validation = 5000;
-  std::string estimator = "top-k";
-  EstimatorOptions estimator_options;
+  EstimatorSettings estimator{"top-k"};
   int64_t bits = 32;
   std::string structure = "bits";
   int64_t budget = -1;  // −1: half of the bits
   int64_t max_evaluations_per_chunk = 0;
   int64_t epochs = 100;
   int64_t steps_per_epoch = 0;  // 0: a pass over the training images
-  int64_t batch_size = 0;       // 0: by estimator
-  double learning_rate = 0;     // 0: by estimator
+  int64_t batch_size = 0;       // 0: as published for the estimator
+  double learning_rate = 0;     // 0: as published for the estimator
   double weight_decay = 0;
   int64_t importance_samples = 1024;
   int64_t importance_images = 0;  // 0: all
@@ -95,19 +100,24 @@ class BitvectorCodec {
   const BitvectorModel& network() const { return *network_; }
   Estimator& estimator() { return *estimator_; }
 
-  /// Scores of q(z|x) for grey levels [B, pixels], integers in 0 … 255. Throws NonFiniteError.
-  at::Tensor scores(const at::Tensor& levels) const;
+  /// What the encoder reads of grey levels [B, pixels], integers in 0 … 255: floats in [0, 1].
+  at::Tensor grey(const at::Tensor& levels) const;
+  /// Scores of q(z|x) for grey(levels). Throws NonFiniteError.
+  at::Tensor scores(const at::Tensor& grey) const;
 
   // In evaluation mode and without gradient; results on the CPU.
   /// The outcomes q(z|x) supports, with their probabilities, of a few images.
   SparseDistribution posterior(const at::Tensor& levels);
+  /// The outcomes of q if it lists them, or is the estimator's to list: nothing where q is known by
+  /// its draws and probabilities alone.
+  std::optional<SparseDistribution> listed(const Distribution& q) const;
   /// The most probable outcome of each image: [B, D] uint8.
   at::Tensor encode(const at::Tensor& levels);
   /// E[x|z] for codes [n, D] of 0 and 1: [n, pixels] in [0, 1].
   at::Tensor decode(const at::Tensor& codes);
 
  private:
-  EstimatorOptions options_;
+  EstimatorSettings settings_;
   std::unique_ptr<Bits> structure_;
   at::Device device_;
   std::shared_ptr<BitvectorModel> network_;
@@ -127,10 +137,12 @@ class Bitvector final : public Experiment {
   std::string signature() const override { return codec_.signature(); }
   const std::vector<Phase>& phases() const override { return phases_; }
   torch::nn::Module& model() override { return codec_.module(); }
+  Estimator& estimator() override { return codec_.estimator(); }
 
   void begin_phase(const Phase& phase) override;
-  void begin_epoch() override { sums_ = {}; }
+  void begin_epoch() override { sums_.clear(); }
   at::Tensor step(const Phase& phase) override;
+  Problem fixed_problem(int64_t size, int64_t seed) override;
   std::string describe_batch() const override;
 
   EpochNumbers epoch_numbers() const override;
@@ -146,13 +158,8 @@ class Bitvector final : public Experiment {
   Json description() const override;
 
  private:
-  struct Sums {
-    double objective = 0, distortion = 0, entropy = 0;
-    int64_t steps = 0, evaluations = 0, examples = 0;
-    std::vector<at::Tensor> evaluations_per_example;  // [m] int64 each
-  };
-
   void start_streams(const std::string& phase);
+  Problem problem_of(const at::Tensor& indices);  // of training images
   at::Tensor levels_of(const at::Tensor& indices, bool test) const;
   Json negative_log_likelihood(const at::Tensor& indices, bool test);
 
@@ -166,7 +173,7 @@ class Bitvector final : public Experiment {
   std::optional<ShuffledCycle> order_;
   at::Generator model_noise_;
   at::Tensor last_batch_;  // indices into the training images
-  Sums sums_;
+  EpochSums sums_{{"distortion", "entropy"}};
 };
 
 }  // namespace sparsum::lab

@@ -78,7 +78,7 @@ at::Tensor read_codes(const std::filesystem::path& path, int64_t bits) {
   if (wrong.size(0) > 0) {
     const auto row = wrong[0][0].item<int64_t>(), column = wrong[0][1].item<int64_t>();
     throw InputError(path.string() + ": expected codes of 0 and 1, got " +
-                     std::to_string(codes[row][column].item<double>()) + " in row " +
+                     number_text(codes[row][column].item<double>()) + " in row " +
                      std::to_string(row) + ", column " + std::to_string(column));
   }
   return codes.to(at::kByte);

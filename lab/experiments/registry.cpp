@@ -1,6 +1,7 @@
 #include "lab/error.h"
 #include "lab/experiment.h"
 #include "lab/experiments/bitvector.h"
+#include "lab/experiments/signal.h"
 #include "lab/experiments/ssvae.h"
 
 #include <toml++/toml.h>
@@ -12,6 +13,7 @@ const std::vector<std::pair<std::string, std::string>>& experiments() {
       {"ssvae",
        "semi-supervised variational auto-encoder of images, the class its latent variable"},
       {"bitvector", "variational auto-encoder of images with a vector of bits as latent variable"},
+      {"signal", "sender and receiver of the signal game, the symbol said their latent variable"},
   };
   return kExperiments;
 }
@@ -19,6 +21,7 @@ const std::vector<std::pair<std::string, std::string>>& experiments() {
 std::unique_ptr<ExperimentConfig> make_config(const std::string& name) {
   if (name == "ssvae") return std::make_unique<SsvaeConfig>();
   if (name == "bitvector") return std::make_unique<BitvectorConfig>();
+  if (name == "signal") return std::make_unique<SignalConfig>();
   std::string known;
   for (const auto& [experiment, description] : experiments()) {
     known += (known.empty() ? "" : ", ") + experiment;

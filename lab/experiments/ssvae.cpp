@@ -21,16 +21,6 @@ constexpr int64_t kEvaluationBatch = 500;
 constexpr int64_t kHidden = 128;
 constexpr int64_t kClassifierHidden = 256;
 
-/// Pairs (example i, outcome outcomes[i]), one per example.
-Assignments one_each(const at::Tensor& outcomes, int64_t classes) {
-  Assignments z;
-  z.row_splits = at::arange(outcomes.size(0) + 1, outcomes.options());
-  z.rows = z.row_splits.narrow(0, 0, outcomes.size(0));
-  z.parts = classes;
-  z.indices = outcomes;
-  return z;
-}
-
 /// The pairs of two batches as those of one batch, the examples of `a` before those of `b`.
 Assignments side_by_side(const Assignments& a, const Assignments& b) {
   Assignments both;
@@ -45,13 +35,16 @@ Assignments side_by_side(const Assignments& a, const Assignments& b) {
   return both;
 }
 
+/// Correia et al. (2020, appendix); for estimators they did not try, those of the nearest kin.
 double published_learning_rate(const std::string& estimator) {
   for (const char* sparse : {"sparsemax", "entmax", "top-k", "top-k-adaptive", "sparsemap"}) {
     if (estimator == sparse) return 5e-4;
   }
-  if (estimator == "sfe") return 1e-4;
-  return 1e-3;
+  return estimator == "sfe" || estimator == "sfe-plus" ? 1e-4 : 1e-3;
 }
+
+/// Of Gumbel-Softmax, a step: τ = max(0.5, exp(−1e-4·step)), renewed every 1,000 steps.
+constexpr double kPublishedTemperatureDecay = 1e-4;
 
 }  // namespace
 
@@ -66,8 +59,7 @@ Options SsvaeConfig::options() {
   Options o;
   o.add("experiment", &experiment, "the experiment these options belong to", {"ssvae"});
   o.add("dataset", &dataset, "images to model", datasets);
-  o.add("estimator", &estimator, "how the expectation over the class is differentiated",
-        estimator_names());
+  declare_estimator(o, estimator, "how the expectation over the class is differentiated");
   run.declare(o);
   o.add("epochs", &epochs, "length of semi-supervised training", "epochs", 0, kMany);
   o.add("warmup-epochs", &warmup_epochs, "length of the warm start on labelled images only",
@@ -82,7 +74,7 @@ Options SsvaeConfig::options() {
         1, kMany);
   o.add("lr", &learning_rate, "Adam's learning rate in semi-supervised training", "", 0.0, kMax)
       .describe_default(
-          "0: as published for the estimator, 5e-4 for the sparse ones, 1e-4 for sfe, "
+          "0: as published for the estimator, 5e-4 for the sparse ones, 1e-4 for sfe and sfe-plus, "
           "else 1e-3");
   o.add("warmup-lr", &warmup_learning_rate, "Adam's learning rate in the warm start", "", 0.0,
         kMax);
@@ -98,14 +90,7 @@ Options SsvaeConfig::options() {
   o.add("labelled", &labelled, "labelled training images", "images", 1, kMany);
   o.add("unlabelled", &unlabelled, "unlabelled training images", "images", 1, kMany);
   o.add("validation", &validation, "training images set aside for validation", "images", 1, kMany);
-  o.add("alpha", &estimator_options.alpha, "entmax: 1 is softmax, 2 is sparsemax", "", 1.0, kMax);
-  o.add("k", &estimator_options.k, "top-k: the largest support", "classes", 1, kMany);
-  o.add("samples", &estimator_options.samples, "sampling estimators: draws per image", "draws", 1,
-        kMany);
-  o.add("baseline", &estimator_options.baseline, "sfe: what is subtracted from the loss",
-        {"none", "moving-average"});
-  o.add("baseline-decay", &estimator_options.baseline_decay,
-        "sfe: weight of the past in the moving average", "", 0.0, 0.999999);
+  declare_estimator_options(o, estimator);
   o.add("max-evaluations-per-chunk", &max_evaluations_per_chunk,
         "bounds memory: losses evaluated at once, recomputed in the backward pass; 0: no bound",
         "evaluations", 0, kMany);
@@ -114,17 +99,19 @@ Options SsvaeConfig::options() {
 
 std::string SsvaeConfig::map() const {
   for (const char* same : {"sparsemax", "top-k", "top-k-adaptive", "sparsemap"}) {
-    if (estimator == same) return "sparsemax";
+    if (estimator.name == same) return "sparsemax";
   }
-  if (estimator == "entmax") {
+  if (estimator.name == "entmax") {
     std::ostringstream name;
-    name << "entmax " << estimator_options.alpha;
+    name << "entmax " << estimator.options.alpha;
     return name.str();
   }
   return "softmax";
 }
 
 void SsvaeConfig::resolve() {
+  SsvaeConfig fresh;
+  require_read(options(), fresh.options(), estimator.name);
   run.resolve();
   if (split == "auto") {
     const bool published_sizes = labelled == 5000 && unlabelled == 45000 && validation == 10000;
@@ -138,11 +125,16 @@ void SsvaeConfig::resolve() {
   }
   if (!warm_start.empty()) warmup_epochs = 0;
   if (steps_per_epoch == 0) steps_per_epoch = (unlabelled + batch_size - 1) / batch_size;
-  if (learning_rate == 0) learning_rate = published_learning_rate(estimator);
+  if (learning_rate == 0) learning_rate = published_learning_rate(estimator.name);
+  resolve_estimator(estimator, learning_rate, kPublishedTemperatureDecay);
+}
+
+std::unique_ptr<ExperimentConfig> SsvaeConfig::clone() const {
+  return std::make_unique<SsvaeConfig>(*this);
 }
 
 std::string SsvaeConfig::run_name() const {
-  return "ssvae-" + dataset + "-" + estimator + "-s" + std::to_string(run.seed);
+  return "ssvae-" + dataset + "-" + estimator.name + "-s" + std::to_string(run.seed);
 }
 
 std::unique_ptr<Experiment> SsvaeConfig::make() const {
@@ -200,6 +192,12 @@ at::Tensor SsvaeModel::loss(const Assignments& z, const at::Tensor& images,
   return bernoulli_nll(decode(z, h), images, z.rows) + divergence;
 }
 
+at::Tensor SsvaeModel::loss(const Assignments& z, const at::Tensor& images,
+                            const at::Tensor& features, const at::Tensor& noise) const {
+  const auto [h, divergence] = shift_gaussian(encode(z, features), z.gather(noise));
+  return bernoulli_nll(decode(z, h), images, z.rows) + divergence;
+}
+
 // --- training ------------------------------------------------------------------------------------
 
 Ssvae::Ssvae(const SsvaeConfig& config, ImageData data, Split split)
@@ -214,12 +212,7 @@ Ssvae::Ssvae(const SsvaeConfig& config, ImageData data, Split split)
   data_.test.images = data_.test.images.flatten(1);
   network_ =
       std::make_shared<SsvaeModel>(pixels_, classes_, make_generator(config.run.seed, "init"));
-  try {
-    estimator_ = make_estimator(config.estimator, config.estimator_options);
-    estimator_->check(structure_);
-  } catch (const c10::Error& error) {
-    throw InputError(error.what_without_backtrace());  // options that contradict each other
-  }
+  estimator_ = make_estimator(config.estimator, structure_, pixels_, config.run.seed);
   root_ = std::make_shared<torch::nn::Module>("ssvae");
   root_->register_module("network", network_);
   root_->register_module("estimator", estimator_);
@@ -229,10 +222,18 @@ Ssvae::Ssvae(const SsvaeConfig& config, ImageData data, Split split)
   }
   root_->to(device_);
   const int64_t warmup_steps = (config.labelled + config.batch_size - 1) / config.batch_size;
-  phases_ = {
-      {"warmup", config.warmup_epochs, warmup_steps, config.warmup_learning_rate,
-       config.weight_decay},
-      {"train", config.epochs, config.steps_per_epoch, config.learning_rate, config.weight_decay}};
+  phases_ = {{.name = "warmup",
+              .epochs = config.warmup_epochs,
+              .steps = warmup_steps,
+              .learning_rate = config.warmup_learning_rate,
+              .weight_decay = config.weight_decay},
+             {.name = "train",
+              .epochs = config.epochs,
+              .steps = config.steps_per_epoch,
+              .learning_rate = config.learning_rate,
+              .weight_decay = config.weight_decay,
+              .estimator_learning_rate = config.estimator.baseline_learning_rate,
+              .estimator_weight_decay = config.estimator.baseline_weight_decay}};
   start_streams(phases_.front().name);
 }
 
@@ -267,8 +268,8 @@ Ssvae::Batch Ssvae::draw(bool with_unlabelled) {
 
 at::Tensor Ssvae::labelled_objective(const at::Tensor& generative, const at::Tensor& scores,
                                      const at::Tensor& labels) {
-  sums_.correct += scores.detach().argmax(1).eq(labels).sum().item<int64_t>();
-  sums_.labels += labels.size(0);
+  sums_.count("correct", scores.detach().argmax(1).eq(labels).sum().item<int64_t>());
+  sums_.count("labels", labels.size(0));
   return (generative + estimator_->supervised_loss(scores, labels)).mean() + structure_.log_size();
 }
 
@@ -280,14 +281,13 @@ at::Tensor Ssvae::step(const Phase& phase) {
   const at::Tensor scores = network_->scores(batch.images);
   const at::Tensor features = network_->features(batch.images);
   require_finite("the scores of the classifier", scores);
-  ++sums_.steps;
-  const Assignments known = one_each(batch.labels, classes_);
+  const Assignments known = one_per_example(batch.labels, classes_);
 
   if (supervised_only) {
     const at::Tensor objective = labelled_objective(
         network_->loss(known, batch.images, features, model_noise_), scores, batch.labels);
-    sums_.labelled += objective.item<double>();
-    sums_.objective += objective.item<double>();
+    sums_.add("labelled", objective.item<double>());
+    sums_.add_step(objective.item<double>());
     return objective;
   }
 
@@ -297,88 +297,104 @@ at::Tensor Ssvae::step(const Phase& phase) {
   const auto split_features = features.split_with_sizes(sizes);
 
   // Small networks cost as much in calls as in arithmetic, so the labelled images ride along with
-  // the first evaluation of the unlabelled ones. Chunks forbid that: they are evaluated without a
-  // graph, and again in the backward pass.
+  // the first evaluation of the unlabelled ones that has a graph; the estimator may make others.
+  // Chunks forbid that: they are evaluated without a graph, and again in the backward pass.
   const bool chunked = config_.max_evaluations_per_chunk > 0;
   at::Tensor generative;
-  if (chunked) {
-    generative = network_->loss(known, images[0], split_features[0], model_noise_);
-  }
-  const LossFn loss = [&](const Assignments& z, const std::vector<at::Tensor>& shared) {
-    if (generative.defined()) return network_->loss(z, images[1], shared[0], model_noise_);
+  const auto labelled_alone = [&] {
+    return network_->loss(known, images[0], split_features[0], model_noise_);
+  };
+  if (chunked) generative = labelled_alone();
+  const LossFn unlabelled_alone = [this, unlabelled = images[1]](
+                                      const Assignments& z, const std::vector<at::Tensor>& shared) {
+    return network_->loss(z, unlabelled, shared[0], model_noise_);
+  };
+  const LossFn with_labelled = [&](const Assignments& z, const std::vector<at::Tensor>& shared) {
+    if (generative.defined() || !at::GradMode::is_enabled()) return unlabelled_alone(z, shared);
+    const at::Tensor all_features =
+        shared[0].is_same(split_features[1]) ? features : at::cat({split_features[0], shared[0]});
     const at::Tensor both =
-        network_->loss(side_by_side(known, z), batch.images, features, model_noise_);
+        network_->loss(side_by_side(known, z), batch.images, all_features, model_noise_);
     const auto parts = both.split_with_sizes({known.count(), z.count()});
     generative = parts[0];
-    return parts[1];
-  };
-  const LossFn chunked_loss = [this, unlabelled = images[1]](
-                                  const Assignments& z, const std::vector<at::Tensor>& shared) {
-    return network_->loss(z, unlabelled, shared[0], model_noise_);
+    return Loss(parts[1]);
   };
   const Problem problem{
       .structure = structure_,
       .scores = split_scores[1],
-      .loss = chunked ? chunked_loss : loss,
+      .loss = chunked ? unlabelled_alone : with_labelled,
       .shared = {split_features[1]},
       .context = images[1],
       .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
   };
   const Estimate estimate = estimator_->estimate(problem, model_noise_);
+  if (!generative.defined()) generative = labelled_alone();
   const at::Tensor labelled = labelled_objective(generative, split_scores[0], batch.labels);
   const at::Tensor unlabelled = estimate.objective.mean() + structure_.log_size();
   const double weight = static_cast<double>(config_.unlabelled) / config_.labelled;
   at::Tensor objective = at::add(labelled, unlabelled, weight);
 
-  sums_.labelled += labelled.item<double>();
-  sums_.unlabelled += unlabelled.item<double>();
-  sums_.objective += objective.item<double>();
-  const at::Tensor evaluations = estimate.evaluations.cpu();
-  sums_.evaluations += evaluations.sum().item<int64_t>();
-  sums_.examples += evaluations.size(0);
-  sums_.evaluations_per_example.push_back(evaluations);
+  sums_.add("labelled", labelled.item<double>());
+  sums_.add("unlabelled", unlabelled.item<double>());
+  sums_.add_step(objective.item<double>());
+  sums_.add_evaluations(estimate.evaluations);
   if (estimate.auxiliary.defined()) objective = objective + estimate.auxiliary;
   return objective;
 }
 
-std::string Ssvae::describe_batch() const {
-  constexpr int64_t kNamed = 4;
-  std::ostringstream text;
-  const auto list = [&](const char* kind, const at::Tensor& indices) {
-    text << indices.size(0) << " " << kind << " training images (";
-    for (int64_t i = 0; i < std::min(kNamed, indices.size(0)); ++i) {
-      text << (i ? ", " : "") << indices[i].item<int64_t>();
-    }
-    text << (indices.size(0) > kNamed ? ", …)" : ")");
-  };
-  list("labelled", last_batch_.narrow(0, 0, last_labelled_));
-  if (last_batch_.size(0) > last_labelled_) {
-    text << " and ";
-    list("unlabelled", last_batch_.narrow(0, last_labelled_, last_batch_.size(0) - last_labelled_));
+Problem Ssvae::fixed_problem(int64_t size, int64_t seed) {
+  if (size > split_.unlabelled.size(0)) {
+    throw InputError("option --examples: expected at most the " +
+                     std::to_string(split_.unlabelled.size(0)) + " unlabelled images, got " +
+                     std::to_string(size));
   }
-  return text.str();
+  const at::Tensor indices =
+      ShuffledCycle(split_.unlabelled, make_generator(seed, "problem/images")).next(size);
+  const at::Tensor images =
+      binarize(data_.train.images.index_select(0, indices), make_generator(seed, "problem/pixels"))
+          .to(device_);
+  const at::Tensor scores = network_->scores(images).detach();
+  require_finite("the scores of the classifier", scores);
+  const at::Tensor noise =
+      at::randn({size, SsvaeModel::kLatents}, make_generator(seed, "problem/model", device_),
+                scores.options());
+  return {
+      .structure = structure_,
+      .scores = scores,
+      .loss =
+          [this, images, noise](const Assignments& z, const std::vector<at::Tensor>& shared) {
+            return Loss(network_->loss(z, images, shared[0], noise));
+          },
+      .shared = {network_->features(images)},
+      .context = images,
+      .max_evaluations_per_chunk = config_.max_evaluations_per_chunk,
+  };
+}
+
+std::string Ssvae::describe_batch() const {
+  std::string text = describe_images("labelled", last_batch_.slice(0, 0, last_labelled_));
+  if (last_batch_.size(0) > last_labelled_) {
+    text += " and " + describe_images("unlabelled", last_batch_.slice(0, last_labelled_));
+  }
+  return text;
 }
 
 EpochNumbers Ssvae::epoch_numbers() const {
-  EpochNumbers numbers;
-  if (sums_.steps > 0) numbers.objective = sums_.objective / sums_.steps;
-  if (sums_.labels > 0) numbers.accuracy = static_cast<double>(sums_.correct) / sums_.labels;
-  if (sums_.examples > 0) {
-    numbers.evaluations = static_cast<double>(sums_.evaluations) / sums_.examples;
-  }
-  return numbers;
+  return sums_.numbers(sums_.counted("labels") > 0 ? std::optional(accuracy()) : std::nullopt);
+}
+
+double Ssvae::accuracy() const {
+  return static_cast<double>(sums_.counted("correct")) /
+         static_cast<double>(sums_.counted("labels"));
 }
 
 Json Ssvae::epoch_metrics() const {
-  const double steps = static_cast<double>(sums_.steps);
-  const bool supervised_only = sums_.evaluations_per_example.empty();
   Json metrics;
-  metrics["objective"] = sums_.objective / steps;
-  metrics["labelled"] = sums_.labelled / steps;
-  metrics["unlabelled"] = supervised_only ? Json() : Json(sums_.unlabelled / steps);
-  metrics["accuracy"] = static_cast<double>(sums_.correct) / sums_.labels;
-  metrics["evaluations"] =
-      supervised_only ? Json() : to_json(quartiles(at::cat(sums_.evaluations_per_example)));
+  metrics["objective"] = sums_.mean_objective();
+  metrics["labelled"] = sums_.mean("labelled");
+  metrics["unlabelled"] = sums_.has_evaluations() ? Json(sums_.mean("unlabelled")) : Json();
+  metrics["accuracy"] = accuracy();
+  metrics["evaluations"] = sums_.evaluations();
   return metrics;
 }
 
@@ -441,13 +457,13 @@ std::vector<std::pair<std::string, at::Tensor>> Ssvae::images() {
   const at::Tensor h = at::randn({kColumns, SsvaeModel::kLatents}, noise, longs.dtype(at::kFloat));
   const at::Tensor outcomes = at::arange(classes_, longs).repeat_interleave(kColumns);
   const at::Tensor samples =
-      network_->decode(one_each(outcomes, classes_), h.repeat({classes_, 1})).sigmoid();
+      network_->decode(one_per_example(outcomes, classes_), h.repeat({classes_, 1})).sigmoid();
 
   // Reconstructions of the first test images: grey levels, the pixels the model saw, its mean.
   const at::Tensor grey =
       data_.test.images.narrow(0, 0, std::min(kColumns, data_.test.images.size(0)));
   const at::Tensor seen = binarize(grey, make_generator(0, "images/pixels")).to(device_);
-  const Assignments z = one_each(network_->scores(seen).argmax(1), classes_);
+  const Assignments z = one_per_example(network_->scores(seen).argmax(1), classes_);
   const at::Tensor mean = network_->encode(z, network_->features(seen)).chunk(2, 1)[0];
   const at::Tensor rebuilt = network_->decode(z, mean).sigmoid();
   const at::Tensor rows = at::stack({grey.to(device_).to(at::kFloat).div(255), seen, rebuilt});
@@ -464,14 +480,7 @@ void Ssvae::save_state(Checkpoint& checkpoint) const {
   unlabelled_order_->save(checkpoint, "unlabelled");
   checkpoint.put_generator("pixels", pixel_noise_);
   checkpoint.put_generator("model", model_noise_);
-  checkpoint.put("epoch/sums",
-                 at::tensor({sums_.objective, sums_.labelled, sums_.unlabelled}, at::kDouble));
-  checkpoint.put("epoch/counts", at::tensor({sums_.steps, sums_.correct, sums_.labels,
-                                             sums_.evaluations, sums_.examples},
-                                            at::kLong));
-  checkpoint.put("epoch/evaluations", sums_.evaluations_per_example.empty()
-                                          ? at::empty({0}, at::kLong)
-                                          : at::cat(sums_.evaluations_per_example));
+  sums_.save(checkpoint);
 }
 
 void Ssvae::load_state(const Checkpoint& checkpoint) {
@@ -479,18 +488,11 @@ void Ssvae::load_state(const Checkpoint& checkpoint) {
   unlabelled_order_->load(checkpoint, "unlabelled");
   checkpoint.load_generator("pixels", pixel_noise_);
   checkpoint.load_generator("model", model_noise_);
-  at::Tensor sums = at::empty({3}, at::kDouble), counts = at::empty({5}, at::kLong);
-  checkpoint.copy_to("epoch/sums", sums);
-  checkpoint.copy_to("epoch/counts", counts);
-  const auto* s = sums.const_data_ptr<double>();
-  const auto* c = counts.const_data_ptr<int64_t>();
-  sums_ = {s[0], s[1], s[2], c[0], c[1], c[2], c[3], c[4], {}};
-  const at::Tensor evaluations = checkpoint.get("epoch/evaluations", at::kLong);
-  if (evaluations.size(0) > 0) sums_.evaluations_per_example.push_back(evaluations);
+  sums_.load(checkpoint);
 }
 
 Json Ssvae::description() const {
-  return {{"experiment", name()},       {"estimator", config_.estimator},
+  return {{"experiment", name()},       {"estimator", config_.estimator.name},
           {"dataset", config_.dataset}, {"seed", config_.run.seed},
           {"epochs", config_.epochs},   {"warmup_epochs", config_.warmup_epochs}};
 }

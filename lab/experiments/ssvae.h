@@ -1,7 +1,9 @@
 #pragma once
 
 #include "lab/data/image_data.h"
+#include "lab/estimator_options.h"
 #include "lab/experiment.h"
+#include "lab/experiments/epoch_sums.h"
 #include "lab/mlp.h"
 #include "lab/shuffled_cycle.h"
 
@@ -22,6 +24,8 @@ namespace sparsum::lab {
 struct SsvaeConfig final : ExperimentConfig {
   Options options() override;
   void resolve() override;
+  EstimatorSettings& estimator_settings() override { return estimator; }
+  std::unique_ptr<ExperimentConfig> clone() const override;
   std::string run_name() const override;
   std::unique_ptr<Experiment> make() const override;
 
@@ -34,14 +38,13 @@ struct SsvaeConfig final : ExperimentConfig {
   std::string split = "auto";
   int64_t split_seed = 0;
   int64_t labelled = 5000, unlabelled = 45000, validation = 10000;
-  std::string estimator = "sparsemax";
-  EstimatorOptions estimator_options;
+  EstimatorSettings estimator{"sparsemax"};
   int64_t max_evaluations_per_chunk = 0;
   int64_t epochs = 200, warmup_epochs = 100;
   std::string warm_start;
   int64_t steps_per_epoch = 0;  // 0: a pass over the unlabelled images
   int64_t batch_size = 64;
-  double learning_rate = 0;  // 0: by estimator
+  double learning_rate = 0;  // 0: as published for the estimator
   double warmup_learning_rate = 1e-3;
   double weight_decay = 1e-5;
 };
@@ -59,6 +62,9 @@ class SsvaeModel final : public torch::nn::Module {
   /// −log p(x|z,h) + KL(q(h|x,z) ‖ N(0, I)) of n pairs with one draw of h each: [n], in nats.
   at::Tensor loss(const Assignments& z, const at::Tensor& images, const at::Tensor& features,
                   const at::Generator& noise) const;
+  /// The same with h's noise given, [B, latents], and shared by all pairs of an image.
+  at::Tensor loss(const Assignments& z, const at::Tensor& images, const at::Tensor& features,
+                  const at::Tensor& noise) const;
   /// Logits of p(x|z,h): h [n, latents] -> [n, pixels].
   at::Tensor decode(const Assignments& z, const at::Tensor& h) const;
   /// Means, then log σ, of q(h|x,z): [n, 2·latents].
@@ -86,10 +92,13 @@ class Ssvae final : public Experiment {
   std::string signature() const override;
   const std::vector<Phase>& phases() const override { return phases_; }
   torch::nn::Module& model() override { return *root_; }
+  Estimator& estimator() override { return *estimator_; }
 
   void begin_phase(const Phase& phase) override;
-  void begin_epoch() override { sums_ = {}; }
+  void begin_epoch() override { sums_.clear(); }
   at::Tensor step(const Phase& phase) override;
+  /// Of unlabelled images, with one draw of h's noise an image.
+  Problem fixed_problem(int64_t size, int64_t seed) override;
   std::string describe_batch() const override;
 
   EpochNumbers epoch_numbers() const override;
@@ -108,14 +117,8 @@ class Ssvae final : public Experiment {
     at::Tensor images;  // [m, pixels], binarised, labelled ones first
     at::Tensor labels;  // [labelled]
   };
-  // What the epoch adds up. Doubles and integers, so that a resumed epoch ends in the same bits.
-  struct Sums {
-    double objective = 0, labelled = 0, unlabelled = 0;
-    int64_t steps = 0, correct = 0, labels = 0;
-    int64_t evaluations = 0, examples = 0;
-    std::vector<at::Tensor> evaluations_per_example;  // [m] int64 each
-  };
 
+  double accuracy() const;  // of this epoch's labelled images
   void start_streams(const std::string& phase);
   Batch draw(bool with_unlabelled);
   /// Mean over the labelled images of ℓ(x, z*) (`generative`), log K and the map's own loss.
@@ -139,7 +142,7 @@ class Ssvae final : public Experiment {
   at::Generator pixel_noise_, model_noise_;
   at::Tensor last_batch_;  // indices into the training images
   int64_t last_labelled_ = 0;
-  Sums sums_;
+  EpochSums sums_{{"labelled", "unlabelled"}, {"correct", "labels"}};
 };
 
 }  // namespace sparsum::lab

@@ -39,6 +39,14 @@ TORCH_LIBRARY(sparsum, m) {
       "linear_cross_entropy_backward(Tensor grad, Tensor features, Tensor weight, Tensor bias,"
       " Tensor targets, Tensor rows) -> (Tensor, Tensor, Tensor)");
 
+  m.def("scalar_perceptron(Tensor e, Tensor u, Tensor w) -> Tensor");
+  m.def(
+      "scalar_perceptron_forward(Tensor e, Tensor u, Tensor w, bool derivatives)"
+      " -> (Tensor y, Tensor outer, Tensor slopes)");
+  m.def(
+      "scalar_perceptron_backward(Tensor grad, Tensor e, Tensor u, Tensor w, Tensor outer,"
+      " Tensor slopes, bool parameters) -> (Tensor, Tensor, Tensor)");
+
   m.def(
       "k_best_bits(Tensor scores, int least, int most, int k, bool until_exact=False)"
       " -> (Tensor row_splits, Tensor rows, Tensor base, Tensor flip_splits, Tensor flips)");

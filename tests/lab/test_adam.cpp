@@ -101,6 +101,57 @@ TEST(Adam, GoesOnFromACheckpointBitForBit) {
   for (size_t i = 0; i < straight.size(); ++i) EXPECT_TRUE(straight[i].equal(resumed[i])) << i;
 }
 
+TEST(Adam, GroupsHaveTheirOwnOptions) {
+  // One group of the first parameter, another of the rest, as if by two optimisers; dtypes may
+  // differ within a group.
+  const sparsum_test::Folder folder;
+  auto ours = make_parameters(at::kFloat);
+  ours[2] = ours[2].detach().to(at::kDouble).set_requires_grad(true);
+  const auto theirs = copies(ours);
+  const auto split = [](const std::vector<at::Tensor>& parameters) {
+    const auto all = named(parameters);
+    return std::pair(Adam::Parameters(all.begin(), all.begin() + 1),
+                     Adam::Parameters(all.begin() + 1, all.end()));
+  };
+  const AdamOptions slow{.learning_rate = 1e-3, .weight_decay = 0.1}, fast{.learning_rate = 0.05};
+  const auto make = [&](const std::vector<at::Tensor>& parameters) {
+    const auto [first, rest] = split(parameters);
+    return Adam(std::vector<Adam::Group>{{first, slow}, {rest, fast}});
+  };
+  Adam grouped = make(ours);
+  const auto [first, rest] = split(theirs);
+  Adam one(first, slow), other(rest, fast);
+  std::vector<at::Tensor> resumed;
+  for (int step = 1; step <= 6; ++step) {
+    for (size_t i = 0; i < ours.size(); ++i) {
+      ours[i].mutable_grad() = gradient(ours[i], i, step);
+      theirs[i].mutable_grad() = gradient(theirs[i], i, step);
+    }
+    grouped.step();
+    one.step();
+    other.step();
+    if (step == 3) {
+      resumed = copies(ours);
+      Checkpoint checkpoint("test", "model");
+      grouped.save(checkpoint);
+      checkpoint.write(folder / "adam.safetensors");
+    }
+  }
+  for (size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(ours[i].equal(theirs[i])) << i;
+
+  Adam second = make(resumed);
+  second.load(Checkpoint::read(folder / "adam.safetensors", "test", "model"));
+  for (int step = 4; step <= 6; ++step) {
+    for (size_t i = 0; i < resumed.size(); ++i) {
+      resumed[i].mutable_grad() = gradient(resumed[i], i, step);
+    }
+    second.step();
+  }
+  for (size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(ours[i].equal(resumed[i])) << i;
+  second.zero_grad();
+  for (const auto& parameter : resumed) EXPECT_FALSE(parameter.grad().defined());
+}
+
 TEST(Adam, NamesTheStateThatACheckpointLacks) {
   const sparsum_test::Folder folder;
   Checkpoint("test", "model").write(folder / "empty.safetensors");

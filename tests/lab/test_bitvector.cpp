@@ -152,12 +152,12 @@ TEST(Bitvector, BadOptionsAreNamed) {
       error({{"structure", "budget"}, {"budget", "7"}}).find("--budget: expected at most the 6"),
       std::string::npos);
   EXPECT_NE(error({{"budget", "-2"}}).find("budget"), std::string::npos);
-  EXPECT_NE(error({{"k", "0"}}).find("k"), std::string::npos);
+  EXPECT_NE(error({{"k", "-1"}}).find("k"), std::string::npos);
   EXPECT_NE(error({{"bits", "20"}, {"estimator", "dense"}}).find("has 1048576"), std::string::npos);
   EXPECT_NE(error({{"bits", "80"}, {"estimator", "dense"}}).find("more than 2^63"),
             std::string::npos);
   EXPECT_NE(error({{"validation", "320"}}).find("fewer than the 320"), std::string::npos);
-  EXPECT_NE(error({{"estimator", "sparsemax"}}).find("estimator"), std::string::npos);
+  EXPECT_NE(error({{"estimator", "sparsemax"}}).find("estimator 'sparsemax'"), std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(folder / "run"));
 }
 
@@ -226,7 +226,7 @@ TEST(Codes, BadInputIsNamed) {
   EXPECT_EQ(error(at::zeros({2, 5}, at::kByte), true),
             file + ": expected codes of 6 bits, [N, 6], got [2, 5]");
   EXPECT_EQ(error(at::full({2, 6}, 3, at::kByte), true),
-            file + ": expected codes of 0 and 1, got 3.000000 in row 0, column 0");
+            file + ": expected codes of 0 and 1, got 3 in row 0, column 0");
   EXPECT_FALSE(std::filesystem::exists(folder / "out.png"));
   EXPECT_FALSE(std::filesystem::exists(folder / "out.npy"));
 }

@@ -124,6 +124,19 @@ TEST(Importance, NeverCountsTheSupportTwice) {
   EXPECT_LT(estimate.standard_error.max().item<double>(), 1e-6);
 }
 
+TEST(Importance, CountsListedOutcomesOnceWhateverTheirProbability) {
+  // The second of three listed codes has a probability that underflowed: it is in the sum all the
+  // same, so no draw may be it.
+  const Toy toy(4, 2, 1, 14);
+  const auto log_likelihood = [&](const Assignments& z) { return toy.log_likelihood(z); };
+  const at::Tensor probs = at::tensor({0.5, 0.0, 0.5}, at::kDouble).repeat({4});
+  const SparseDistribution q(BitVector(2).k_best(toy.scores, 3), probs);
+  const LogEvidence estimate =
+      log_evidence(q, log_likelihood, make_generator(6, "draws"), {16, 100});
+  EXPECT_TRUE(estimate.log_evidence.allclose(toy.exact(), 1e-12, 1e-12));
+  EXPECT_LT(estimate.standard_error.max().item<double>(), 1e-6);
+}
+
 TEST(Importance, DoesNotDependOnHowManyPairsAreHeldAtOnce) {
   const Toy toy(3, 10, 0.5, 15);
   const auto log_likelihood = [&](const Assignments& z) { return toy.log_likelihood(z); };

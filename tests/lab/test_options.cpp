@@ -265,5 +265,26 @@ TEST(Nearest, FindsSlipsOfTheFingers) {
   EXPECT_EQ(nearest("x", {}), "");
 }
 
+TEST(Options, ValuesAsTextAreTheShortestThatReadBack) {
+  EXPECT_EQ(number_text(2), "2");
+  EXPECT_EQ(number_text(0.0005), "0.0005");
+  EXPECT_EQ(number_text(1e-5), "1e-05");
+  EXPECT_EQ(number_text(-0.1), "-0.1");
+  EXPECT_EQ(std::stod(number_text(1.0 / 3)), 1.0 / 3);
+  bool flag = true;
+  int64_t count = -3;
+  double rate = 0.25;
+  std::string word = "a b";
+  Options options;
+  options.add("flag", &flag, "").add("count", &count, "", "", -5, 5);
+  options.add("rate", &rate, "", "", 0.0, 1.0).add("word", &word, "");
+  std::vector<std::string> texts;
+  for (const Option& option : options.all()) {
+    texts.push_back(value_text(option));
+    options.set(option.name, texts.back());
+  }
+  EXPECT_EQ(texts, (std::vector<std::string>{"true", "-3", "0.25", "a b"}));
+}
+
 }  // namespace
 }  // namespace sparsum::lab

@@ -18,7 +18,7 @@ using sparsum_test::write_small_data;
 SsvaeConfig small_config(const std::filesystem::path& root, const std::string& estimator) {
   SsvaeConfig config;
   config.run.data = root.string();
-  config.estimator = estimator;
+  config.estimator.name = estimator;
   config.split = "stratified";
   config.labelled = 40;
   config.unlabelled = 96;
@@ -249,8 +249,8 @@ TEST(SsvaeConfig, SurvivesItsOwnToml) {
   const Folder folder;
   SsvaeConfig config;
   config.run.data = folder.path().string();
-  config.estimator = "entmax";
-  config.estimator_options.alpha = 1.3;
+  config.estimator.name = "entmax";
+  config.estimator.options.alpha = 1.3;
   config.run.seed = 12;
   config.resolve();
   const std::string toml = config.options().to_toml();
@@ -261,7 +261,7 @@ TEST(SsvaeConfig, SurvivesItsOwnToml) {
 TEST(SsvaeConfig, NamesMapsThatAreTheSame) {
   const auto map = [](const std::string& estimator) {
     SsvaeConfig config;
-    config.estimator = estimator;
+    config.estimator.name = estimator;
     return config.map();
   };
   EXPECT_EQ(map("dense"), map("sfe"));

@@ -1,5 +1,8 @@
 """The command ``python -m sparsum.report RUN... --out DIR``.
 
+A RUN is a folder that ``sparsum train`` wrote, or one with what ``sparsum gradient-quality --out``
+found, or both.
+
 The report's place and its files go to stdout, what is wrong with a run to stderr. Exit status: 0,
 also when some runs cannot be read; 2 when none can, or the report cannot be written.
 """
@@ -12,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsum.report import gradients
 from sparsum.report.files import write_atomically
 from sparsum.report.labels import label_runs, slug
 from sparsum.runs import Run, RunError, read_run
@@ -23,14 +27,14 @@ if TYPE_CHECKING:  # loads matplotlib, which may be missing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     options = _parser().parse_args(arguments)
-    runs, problems = _read(options.runs)
+    runs, qualities, problems = _read(options.runs)
     for problem in problems:
         print(f"report: {problem}", file=sys.stderr)
-    if not runs:
+    if not runs and not qualities:
         print("report: none of the runs can be read: nothing is drawn", file=sys.stderr)
         return 2
     try:
-        written = write_report(runs, problems, options.out)
+        written = write_report(runs, problems, options.out, qualities)
     except ImportError as error:
         print(f"report: matplotlib is needed to draw ({error})", file=sys.stderr)
         return 2
@@ -45,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_report(runs: Sequence[Run], problems: Sequence[str], out: Path) -> list[tuple[str, str]]:
+def write_report(
+    runs: Sequence[Run],
+    problems: Sequence[str],
+    out: Path,
+    qualities: Sequence[gradients.Quality] = (),
+) -> list[tuple[str, str]]:
     """Draws everything into the folder ``out``; returns each file's name and what it shows.
 
     Raises OSError if the folder cannot be written, ImportError without matplotlib.
@@ -80,18 +89,27 @@ def write_report(runs: Sequence[Run], problems: Sequence[str], out: Path) -> lis
         )
     for problem in notes[len(problems) :]:
         print(f"report: {problem}", file=sys.stderr)
-    html = page.render(parts, runs, everyone, notes)
-    markdown = "\n".join(_markdown(part, several=len(parts) > 1) for part in parts)
+    comparisons = []
+    for index, quality in enumerate(qualities):
+        suffix = f"-{index + 1}" if len(qualities) > 1 else ""
+        picture = gradients.draw(quality, f"gradient_quality{suffix}.png")
+        comparisons.append(page.Comparison(picture, gradients.table(quality)))
+    html = page.render(parts, runs, everyone, notes, comparisons)
+    texts = [_markdown(part, several=len(parts) > 1) for part in parts]
+    texts += [f"## {c.picture.title}\n\n{c.table.markdown()}" for c in comparisons]
     files: list[tuple[str, bytes, str]] = [
         ("index.html", html.encode(), "everything on one page, explained, pictures included"),
-        ("table.md", markdown.encode(), "final results of the runs, as Markdown"),
-        (
-            "table.csv",
-            tables.csv_text(runs, everyone).encode(),
-            "all results and options at full precision, one row a run",
-        ),
-        *((p.file, p.png, p.shows) for part in parts for p in part.pictures),
+        ("table.md", "\n".join(texts).encode(), "final results of the runs, as Markdown"),
     ]
+    if runs:
+        csv = tables.csv_text(runs, everyone).encode()
+        files.append(("table.csv", csv, "all results and options at full precision, one row a run"))
+    files += [(p.file, p.png, p.shows) for part in parts for p in part.pictures]
+    for picture in (comparison.picture for comparison in comparisons):
+        files.append((picture.file, picture.png, picture.shows))
+        if picture.svg is not None:
+            name = str(Path(picture.file).with_suffix(".svg"))
+            files.append((name, picture.svg, "the same as a drawing that can be scaled"))
     for part in parts:
         for image in part.images:
             words = part.experiment.image_words(image.kind)[0]
@@ -120,9 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs that can be read, and one line for each thing that cannot."""
+def _read(paths: Sequence[Path]) -> tuple[list[Run], list[gradients.Quality], list[str]]:
+    """The runs and comparisons that can be read, and one line for each thing that cannot."""
     runs: list[Run] = []
+    qualities: list[gradients.Quality] = []
     problems: list[str] = []
     seen: set[Path] = set()
     for path in paths:
@@ -132,13 +151,22 @@ def _read(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             continue
         seen.add(place)
         try:
+            quality = gradients.read_quality(path)
+        except gradients.QualityError as error:
+            problems.append(str(error))
+            quality = None
+        if quality is not None:
+            qualities.append(quality)
+            if not (path / "config.toml").exists():
+                continue
+        try:
             run = read_run(path)
         except RunError as error:
             problems.append(str(error))
             continue
         runs.append(run)
         problems.extend(f"{path}: {problem}" for problem in run.problems)
-    return runs, problems
+    return runs, qualities, problems
 
 
 def _markdown(part: Part, *, several: bool) -> str:

@@ -107,6 +107,23 @@ def bit_evaluations(*, bands: bool, exact: bool) -> Caption:
     )
 
 
+def signal_evaluations(*, bands: bool, exact: bool = False) -> Caption:
+    """Of a signal game."""
+    del exact
+    spread = "; dotted: the median; the band holds the middle half of them." if bands else "."
+    return (
+        (
+            _SHOWS,
+            "For how many symbols the receiver chooses in one game. Summing over all symbols costs a"
+            " choice for each; sampling costs one or two; sparse marginalization costs one for each"
+            " symbol whose probability is still above zero. Solid: the mean over the epoch's games"
+            + spread,
+        ),
+        (_UNITS, "Across: epochs. Upwards: choices of the receiver for one game."),
+        (_LOOK, "Sparse runs that fall from the whole vocabulary to a few symbols."),
+    )
+
+
 def rate_distortion(*, unfinished: bool, several_data_sets: bool) -> Caption:
     """``unfinished``: results of the last validation are drawn too."""
     return (
@@ -173,6 +190,24 @@ def likelihoods(estimated: str, *, source: str | None) -> Caption:
         ),
     )
 
+
+SIGNAL_LEARNING_CURVES: Caption = (
+    (
+        _SHOWS,
+        "How each run learns to be understood. Solid: games with images held back for validation."
+        " The diamond is the model of the best validation score, on games with test images.",
+    ),
+    (
+        _UNITS,
+        "Across: epochs. Upwards: per cent of the games; nats (1 nat = 1.44 bits).",
+    ),
+    (
+        _LOOK,
+        "A success that leaves chance, one in as many as there are candidates, and an entropy that"
+        " falls with it. A run that stays where it began, with the largest entropy there is, has a"
+        " sender that says everything of everything: its entropy is rewarded too much.",
+    ),
+)
 
 BIT_LEARNING_CURVES: Caption = (
     (

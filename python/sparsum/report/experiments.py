@@ -14,11 +14,17 @@ from sparsum.report.metrics import (
     ELBO,
     EVALUATIONS,
     EXACT,
+    GAME_NLL,
     LABELLED,
+    MUTUAL_INFORMATION,
     NLL,
     OBJECTIVE,
     RATE,
+    SENDER_ENTROPY,
     STATISTICS,
+    SUCCESS,
+    SYMBOLS,
+    TOPOGRAPHIC,
     UNLABELLED,
     Metric,
 )
@@ -31,6 +37,23 @@ DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 _TITLE_RECONSTRUCTIONS = "Test images and what the model makes of them"
 _TITLE_SAMPLES = "Images that the model makes up"
 
+_SAMPLING_ESTIMATORS = {
+    "sfe-loo": "score function; each sample's baseline is the mean loss of the others.",
+    "unordered-set": "samples without replacement, each weighted by how likely it was to be among"
+    " them.",
+    "rebar": "score function with the loss at a relaxed sample as control variate.",
+    "relax": "score function with a learned function of a relaxed sample as control variate.",
+    "arm": "bits drawn in opposite pairs; two decoder calls, no baseline.",
+    "disarm": "the same with part of the noise averaged out by a formula.",
+    "muprop": "score function with the loss's linear expansion at the mean as control variate.",
+    "vimco": "a tighter bound from several samples, each with the others as its baseline.",
+    "gumbel": "a relaxed sample (Gumbel-softmax): one decoder call, a biased gradient.",
+    "st-gumbel": "a hard sample with the gradient of a relaxed one: one decoder call, biased.",
+    "straight-through": "a sample with the gradient of its mean: one decoder call, biased.",
+    "imle": "the best assignment of noisy scores, compared with that of scores moved down the loss:"
+    " one decoder call, biased.",
+}
+
 _ESTIMATORS = {
     "dense": "softmax probabilities; every class is summed over: exact, and as many decoder calls"
     " as there are classes.",
@@ -39,14 +62,14 @@ _ESTIMATORS = {
     "entmax": "between softmax and sparsemax: probabilities of which many are exactly zero; only"
     " the others are summed over.",
     "top-k": "sparsemax over the k best assignments, found without listing all.",
+    "top-k-adaptive": "the same with a k that grows until nothing more would get a probability.",
     "sparsemap": "a sparse distribution over structures, found by an active-set solver.",
     "sfe": "score function (REINFORCE): one class is drawn; one decoder call, a noisy gradient;"
     " a moving average of past losses takes some of the noise away.",
     "sfe-plus": "score function with a second sample as its baseline: two decoder calls.",
     "nvil": "score function with a learned baseline: one decoder call, a noisy gradient.",
-    "gumbel": "a relaxed sample (Gumbel-softmax): one decoder call, a biased gradient.",
-    "st-gumbel": "a hard sample with the gradient of a relaxed one: one decoder call, biased.",
     "sum-and-sample": "the most probable classes summed, one of the rest drawn.",
+    **_SAMPLING_ESTIMATORS,
 }
 
 _BIT_ESTIMATORS = {
@@ -61,6 +84,10 @@ _BIT_ESTIMATORS = {
     "sparsemap-budget": "SparseMAP over the codes with no more than B bits on.",
     "sfe": "score function (REINFORCE): codes are drawn, one unless told otherwise; one decoder"
     " call a draw, a noisy gradient; a moving average of past losses takes some of the noise away.",
+    "sfe-plus": "score function with a second sample as its baseline: two decoder calls.",
+    "nvil": "score function with a learned baseline: one decoder call, a noisy gradient.",
+    "sum-and-sample": "the most probable codes summed, one of the rest drawn.",
+    **_SAMPLING_ESTIMATORS,
 }
 
 _IMAGES = {
@@ -100,6 +127,25 @@ _BIT_IMAGES = {
         " (a column is not the same bit in all rows). Look for flips that change one thing"
         " and leave an image that could be real, such as its width or brightness; where"
         " nothing changes, the model makes little use of the bits.",
+    ),
+}
+
+_SYMBOL_ESTIMATORS = {
+    name: words.replace("class", "symbol").replace("decoder", "receiver")
+    for name, words in _ESTIMATORS.items()
+}
+
+_SYMBOL_IMAGES = {
+    "symbols": (
+        "What symbols stand for",
+        "Each row is one symbol, the most used first: the test images it is said of with the"
+        " highest probability. Look for rows of one kind: such a symbol is a word.",
+    ),
+    "symbols-concepts": (
+        "Symbols and concepts",
+        "Each row is one symbol, the most used first, each column one concept. The brighter a"
+        " cell, the larger that concept's share among the images that the symbol is said of. Look"
+        " for one bright cell a row: a grey row is a symbol that says little.",
     ),
 }
 
@@ -153,6 +199,19 @@ _BIT_GLOSSARY = (
      " draws were others, the images and the model being the same. What another seed of the"
      " training would change is not in it."),
     _SPLITS_ENTRY,
+    _SEED_ENTRY,
+)  # fmt: skip
+
+
+_SYMBOL_GLOSSARY = (
+    ("Game", "the sender sees one image, the receiver several in random order, and is told the"
+     " symbol that the sender says. By chance one of as many as there are candidates is right."),
+    (_ESTIMATOR, "how training gets a gradient through the symbol: by summing over all symbols,"
+     " over the few with a probability above zero, or by drawing samples."),
+    ("Loss evaluation, receiver call", "one choice of the receiver, for one game and one symbol:"
+     " the unit in which methods are compared."),
+    ("Validation", "games with training images that were set aside, the same in every run."),
+    ("Test", "games with test images, the same in every run."),
     _SEED_ENTRY,
 )  # fmt: skip
 
@@ -227,7 +286,19 @@ SIGNAL = Experiment(
     "signal",
     "Emergent communication",
     "A sender sees an image and says one symbol of a vocabulary; a receiver sees several images"
-    " and has to pick the one that was meant. The two learn a language of their own.",
+    " and has to pick the one that was meant. The two learn a language of their own. Training sums"
+    " over the symbols that the sender might say, or draws one.",
+    curves=(SUCCESS, GAME_NLL, SENDER_ENTROPY),
+    objectives=(OBJECTIVE,),
+    results=(SUCCESS, GAME_NLL, SENDER_ENTROPY, SYMBOLS, MUTUAL_INFORMATION, TOPOGRAPHIC),
+    cards=(SUCCESS, GAME_NLL, SYMBOLS, EVALUATIONS),
+    progress=SUCCESS,
+    known=frozenset(("loss", "expected_success")),
+    estimators=_SYMBOL_ESTIMATORS,
+    images=_SYMBOL_IMAGES,
+    glossary=_SYMBOL_GLOSSARY,
+    learning_curves=captions.SIGNAL_LEARNING_CURVES,
+    evaluations=captions.signal_evaluations,
 )
 
 BITVECTOR = Experiment(

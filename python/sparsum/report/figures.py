@@ -38,6 +38,7 @@ class Picture:
     """One line, for the terminal."""
     caption: captions.Caption
     png: bytes
+    svg: bytes | None = None
 
 
 def draw_all(
@@ -335,7 +336,13 @@ def _legends(figure: Figure, drawing: Drawing, key: Sequence[Artist]) -> None:
         figure.legend(handles=list(key), loc="outside lower left", ncols=len(key))
 
 
-def _png(figure: Figure) -> bytes:
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as a ``png`` or ``svg`` file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=style.DPI)
+    metadata = {"Date": None} if kind == "svg" else None
+    figure.savefig(buffer, format=kind, dpi=style.DPI, metadata=metadata)
     return buffer.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    return to_bytes(figure, "png")

@@ -20,20 +20,45 @@ _LAST = ("epochs", "warmup-epochs", "seed")
 _IGNORED = ("out", "data", "config", "resume", "threads", "device", "json")
 """Options that say where and on what a run was made, not what it is."""
 
-_READ_BY = {
-    "algorithm": "sparsemap",
-    "encoding": "sparsemap",
-    "init": "sparsemap",
-    "tolerance": "sparsemap",
-    "max-iterations": "sparsemap",
-    "k": "top-k",
-    "max-k": "top-k-adaptive",
-    "alpha": "entmax",
-    "samples": "sfe",
-    "baseline": "sfe",
-    "baseline-decay": "sfe",
+_SPARSEMAP = ("sparsemap", "sparsemap-budget")
+_RELAXED = ("gumbel", "st-gumbel")
+_LEARNED = ("nvil", "rebar", "relax")
+_SAMPLED = (
+    *("sfe", "sfe-plus", "sfe-loo", "sum-and-sample", "unordered-set", "arm", "disarm", "muprop"),
+    *("vimco", "straight-through", "imle", *_RELAXED, *_LEARNED),
+)
+
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "algorithm": _SPARSEMAP,
+    "encoding": _SPARSEMAP,
+    "init": _SPARSEMAP,
+    "tolerance": _SPARSEMAP,
+    "max-iterations": _SPARSEMAP,
+    "k": ("top-k", "top-k-adaptive", "sum-and-sample"),
+    "max-k": ("top-k-adaptive",),
+    "max-outcomes": ("dense",),
+    "alpha": ("entmax",),
+    "samples": _SAMPLED,
+    "baseline": ("sfe", "muprop", "sum-and-sample", "unordered-set"),
+    "baseline-decay": ("sfe", "muprop"),
+    "baseline-layers": ("nvil", "relax"),
+    "baseline-hidden": ("nvil", "relax"),
+    "baseline-lr": _LEARNED,
+    "baseline-weight-decay": _LEARNED,
+    "control-scale": ("rebar", "relax"),
+    "embed-loss": ("relax",),
+    "adapt-temperature": ("rebar",),
+    "temperature": (*_RELAXED, "rebar", "relax"),
+    "temperature-decay": _RELAXED,
+    "temperature-min": _RELAXED,
+    "temperature-every": _RELAXED,
+    "noise": ("imle",),
+    "noise-temperature": ("imle",),
+    "gamma-size": ("imle",),
+    "gamma-terms": ("imle",),
+    "target-step": ("imle",),
 }
-"""Options that only estimators whose names begin so read: of others they say nothing."""
+"""Options that only some estimators read: of others they say nothing."""
 
 NOT_SET = "not set"
 
@@ -72,7 +97,7 @@ def slug(label: str) -> str:
 def _read(options: dict[str, object]) -> dict[str, object]:
     """Without the options that the run's estimator does not read."""
     estimator = str(options.get("estimator", ""))
-    return {k: v for k, v in options.items() if estimator.startswith(_READ_BY.get(k, ""))}
+    return {k: v for k, v in options.items() if estimator in _READ_BY.get(k, (estimator,))}
 
 
 def _telling_keys(fields: Sequence[dict[str, object]]) -> list[str]:

@@ -97,6 +97,51 @@ EVALUATIONS = Metric(
     decimals=2,
     meaning="how many values of the discrete variable the decoder was run for, for one example",
 )
+SUCCESS = Metric(
+    "success",
+    "success",
+    "%",
+    100.0,
+    2,
+    "the share of games in which the receiver's most probable image, given the sender's most"
+    " probable symbol, is the one that was meant",
+)
+GAME_NLL = Metric(
+    "nll",
+    "NLL",
+    "nats",
+    decimals=3,
+    meaning="negative log-probability that the receiver gives the right image, averaged over the"
+    " sender's symbols",
+)
+SENDER_ENTROPY = Metric(
+    "entropy",
+    "sender's entropy",
+    "nats",
+    decimals=3,
+    meaning="how undecided the sender is between symbols, 0 where it always says the same of an"
+    " image",
+)
+SYMBOLS = Metric(
+    "symbols",
+    "symbols in use",
+    decimals=0,
+    meaning="how many symbols are the most probable one of some game",
+)
+MUTUAL_INFORMATION = Metric(
+    "mutual_information",
+    "mutual information",
+    "nats",
+    decimals=3,
+    meaning="what the symbol tells of the image's concept",
+)
+TOPOGRAPHIC = Metric(
+    "topographic_similarity",
+    "topographic similarity",
+    decimals=3,
+    meaning="rank correlation between the distances of images and those of the symbols said of"
+    " them, 1 where like images get like symbols",
+)
 OBJECTIVE = Metric("objective", "training objective", "nats", decimals=1)
 LABELLED = Metric("labelled", "labelled images", "nats", decimals=1)
 UNLABELLED = Metric("unlabelled", "unlabelled images", "nats", decimals=1)

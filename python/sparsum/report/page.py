@@ -110,19 +110,33 @@ class Part:
         return title(self.experiment, self.runs)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of gradients: its figure and its numbers."""
+
+    picture: Picture
+    table: Table
+
+
 def render(
-    parts: Sequence[Part], runs: Sequence[Run], labels: Labels, problems: Sequence[str]
+    parts: Sequence[Part],
+    runs: Sequence[Run],
+    labels: Labels,
+    problems: Sequence[str],
+    comparisons: Sequence[Comparison] = (),
 ) -> str:
     """The whole page. ``runs``: all, under the names that tell them apart, ``labels``."""
     several = len(parts) > 1
     sections = [
         _contents(parts) if several else "",
         *(section for part in parts for section in _part(part, several=several)),
-        _glossary(parts),
-        _options(runs, labels),
+        "" if parts else "<header><h1>Quality of gradients</h1></header>",
+        *(_comparison(comparison) for comparison in comparisons),
+        _glossary(parts) if parts else "",
+        _options(runs, labels) if runs else "",
         _footer(problems),
     ]
-    whole_title = " and ".join(part.title for part in parts)
+    whole_title = " and ".join(part.title for part in parts) or "Quality of gradients"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -286,6 +300,15 @@ def png_size(png: bytes) -> tuple[int, int]:
     """Width and height in pixels, from the header of a PNG file."""
     width, height = struct.unpack(">II", png[16:24])
     return width, height
+
+
+def _comparison(comparison: Comparison) -> str:
+    return (
+        f"{_picture(comparison.picture)}"
+        '<section><p class="note">Lengths are in units of the reference\'s; ± is the Monte Carlo'
+        " standard error of the bias: an unbiased estimator shows a bias of about that size.</p>"
+        f'<div class="scroll">{_table(comparison.table)}</div></section>'
+    )
 
 
 def _picture(picture: Picture) -> str:

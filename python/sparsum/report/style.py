@@ -232,6 +232,47 @@ def margin_labels(axes: Axes, entries: Sequence[tuple[float, str, str]], gap: fl
         )
 
 
+def edge_labels(axes: Axes, entries: Sequence[tuple[float, str, str]], gap: float) -> None:
+    """Writes (y, text, colour) for levels at the axes' right edge, each led to its text by a line.
+
+    Like margin_labels for many: texts stay beside the axes, and no line runs through one.
+    """
+    if not entries:
+        return
+    low, high = axes.transScale.transform([(1.0, y) for y in axes.get_ylim()])[:, 1]
+    levels = axes.transScale.transform([(1.0, y) for y, _, _ in entries])[:, 1]
+    fractions = [(level - low) / (high - low) for level in levels]
+    order = sorted(range(len(entries)), key=fractions.__getitem__)
+    places = _spread([fractions[i] for i in order], gap)
+    last = len(places) - 1
+    places = [min(place, 1 - gap * (last - i)) for i, place in enumerate(places)]
+    places = [max(place, gap * i) for i, place in enumerate(places)]
+    for place, index in zip(places, order):
+        _, text, colour = entries[index]
+        line = axes.plot(
+            [1, 1.015, 1.055, 1.065],
+            [fractions[index]] * 2 + [place] * 2,
+            transform=axes.transAxes,
+            color=colour,
+            linewidth=0.8,
+            alpha=0.6,
+            clip_on=False,
+            scalex=False,
+            scaley=False,
+        )[0]
+        line.set_in_layout(False)
+        axes.annotate(
+            text,
+            xy=(1.075, place),
+            xycoords="axes fraction",
+            va="center",
+            ha="left",
+            fontsize=9,
+            color=colour,
+            annotation_clip=False,
+        )
+
+
 def _spread(wanted: Sequence[float], gap: float) -> list[float]:
     """Ascending positions at least ``gap`` apart and near those wanted: clusters stay centred."""
     clusters: list[list[float]] = []  # each [sum of wanted centres, size]
