@@ -3,6 +3,7 @@
 #include "lab/adam.h"
 #include "lab/error.h"
 #include "lab/files.h"
+#include "lab/metrics.h"
 #include "lab/random.h"
 #include "lab/version.h"
 
@@ -19,6 +20,7 @@ namespace sparsum::lab {
 // --- moments -------------------------------------------------------------------------------------
 
 void GradientMoments::add(const at::Tensor& estimate) {
+  require_finite("the estimates of the gradient", estimate);
   ++count_;
   if (!mean_.defined()) mean_ = at::zeros_like(estimate);
   // Welford: g − the new mean is a multiple of g − the old one.
@@ -375,6 +377,22 @@ std::unique_ptr<ExperimentConfig> config_for(const std::string& name, const Subj
   return config;
 }
 
+/// Whether an estimator is for such structures. Too large a set is a matter of its options, which
+/// make_estimator() names.
+bool is_defined(const EstimatorSettings& settings, const Structure& structure) {
+  EstimatorOptions options;
+  options.context = 1;
+  options.parts = structure.parts();
+  options.baseline_hidden = 1;
+  const auto estimator = sparsum::make_estimator(settings.name, options, make_generator(0, "none"));
+  try {
+    estimator->check(structure);
+  } catch (const c10::Error&) {
+    return settings.name == "dense" || settings.name == "sum-and-sample";
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<Json> gradient_quality(
@@ -420,14 +438,11 @@ std::optional<Json> gradient_quality(
           std::none_of(subject.estimator_options.begin(), subject.estimator_options.end(),
                        [&](const auto& option) { return reads(name, option.first); });
       if (!as_trained) {
-        try {
-          if (name == "dense" && options.estimators == "all" && !comparison.listable()) continue;
-          entry.made = make_estimator(entry.settings, comparison.structure(), comparison.context(),
-                                      subject.model.config->run.seed);
-        } catch (const InputError&) {
-          if (options.estimators == "all") continue;  // not for this structure
-          throw;
-        }
+        const bool all = options.estimators == "all";
+        if (all && name == "dense" && !comparison.listable()) continue;
+        if (all && !is_defined(entry.settings, comparison.structure())) continue;
+        entry.made = make_estimator(entry.settings, comparison.structure(), comparison.context(),
+                                    subject.model.config->run.seed);
         entry.made->to(device);
       }
       entries.push_back(std::move(entry));

@@ -145,6 +145,9 @@ void SignalConfig::resolve() {
         "option --entropy-weight: expected at least 0, or -1 for the estimator's, got " +
         number_text(entropy_weight));
   }
+  if (estimator.name == "vimco" && loss == "zero-one") {
+    throw InputError("option --loss: vimco bounds a likelihood; expected nll, got zero-one");
+  }
   const Hyperparameters own = hyperparameters(estimator.name, loss, files);
   if (learning_rate == 0) learning_rate = own.learning_rate;
   if (entropy_weight < 0) entropy_weight = own.entropy_weight;

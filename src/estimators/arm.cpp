@@ -24,14 +24,15 @@ class Arm final : public GibbsEstimator {
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
     check(problem.structure);
-    const at::Generator draws = drawn_from(generator);
+    const at::Generator draws = start(problem, generator);
     const at::Tensor& scores = problem.scores;
-    problem.structure.check_scores(name().c_str(), scores);
     const int64_t batch = scores.size(0), bits = scores.size(1);
     const at::Tensor t = scores.detach().to(at::promoteTypes(scores.scalar_type(), at::kFloat));
     const at::Tensor p = t.unsqueeze(1);  // [B, 1, D]
-    const at::Tensor u = at::rand({batch, pairs_, bits}, draws, t.options());
-    const at::Tensor first = u > p.neg().sigmoid(), second = u < p.sigmoid();
+    // In float64: a bit of probability 1e-8 is not to come on once in 2^24 draws.
+    const at::Tensor u = at::rand({batch, pairs_, bits}, draws, t.options().dtype(at::kDouble));
+    const at::Tensor exact = p.to(at::kDouble);
+    const at::Tensor first = u > exact.neg().sigmoid(), second = u < exact.sigmoid();
 
     Assignments z;
     const auto integers = t.options().dtype(at::kLong);
@@ -47,7 +48,7 @@ class Arm final : public GibbsEstimator {
       const at::Tensor sign = first.to(t.scalar_type()) - second.to(t.scalar_type());
       gradient = (0.5 * difference * sign * p.abs().sigmoid()).mean(1);
     } else {
-      gradient = (difference * (u - 0.5)).mean(1);
+      gradient = (difference * (u - 0.5)).mean(1).to(t.scalar_type());
     }
     const at::Tensor mean = mean_per_example(with_choice(loss), 2 * pairs_);
     return answer(problem, mean + score_term(gradient, scores), mean);

@@ -1,6 +1,7 @@
 #include "estimators/gibbs.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <sparsum/categorical.h>
 #include <torch/torch.h>
 
 #include <cmath>
@@ -31,7 +32,22 @@ void GibbsEstimator::check(const Structure& structure) const {
   }
 }
 
-at::Generator GibbsEstimator::drawn_from(const std::optional<at::Generator>& generator) const {
+at::Generator GibbsEstimator::start(const Problem& problem,
+                                    const std::optional<at::Generator>& generator) const {
+  const at::Tensor scores = problem.scores.detach();
+  problem.structure.check_scores(name_.c_str(), scores);
+  if (scores.is_cpu() && scores.size(0) > 0) {
+    const at::Tensor most = scores.amax(1);  // NaN if there is one
+    // Bits may all be forbidden, a value of a categorical must be left.
+    const bool categorical = dynamic_cast<const Categorical*>(&problem.structure) != nullptr;
+    const at::Tensor good = categorical ? most.isfinite() : most < INFINITY;
+    if (!good.all().item<bool>()) {
+      const int64_t row = good.logical_not().nonzero()[0].item<int64_t>();
+      TORCH_CHECK(false, "estimator '", name_, "': expected row ", row,
+                  " of the scores to be finite or -inf", categorical ? ", with a finite one" : "",
+                  ", its largest is ", most[row].item<double>());
+    }
+  }
   TORCH_CHECK(generator.has_value() && generator->defined(), "estimator '", name_,
               "': expected a generator to draw from");
   return *generator;

@@ -23,8 +23,10 @@ class GibbsEstimator : public Estimator {
 
   const std::string& name() const { return name_; }
 
-  /// The generator to draw from; throws if there is none.
-  at::Generator drawn_from(const std::optional<at::Generator>& generator) const;
+  /// What every estimate begins with: the generator to draw from. Throws if there is none, and for
+  /// scores of another shape, or with a row that no distribution belongs to (not finite; checked on
+  /// the CPU only, where that does not synchronise).
+  at::Generator start(const Problem& problem, const std::optional<at::Generator>& generator) const;
 
   /// The estimate whose objective is expected − w·H(π), the entropy exact. expected: [B], estimates
   /// E[ℓ] and its gradient; value: [B].

@@ -25,7 +25,7 @@ class GumbelSoftmax final : public GibbsEstimator {
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
     check(problem.structure);
-    const at::Generator draws = drawn_from(generator);
+    const at::Generator draws = start(problem, generator);
     const Perturbed u(problem.structure, problem.scores, samples_, draws);
     at::Tensor values = u.relaxed(temperature_->now());
     if (is_training()) temperature_->count();

@@ -18,9 +18,9 @@ namespace {
 ///   that
 ///                 an outcome uses is Gumbel for S → ∞.
 ///
-/// Biased. Costs m loss evaluations and 2m MAP calls an example; needs a loss with a gradient in
-/// relaxed indicators, any structure with a MAP, and a generator; an entropy of the structure's
-/// only if it is to be rewarded (Estimate::entropy is undefined where there is none).
+/// Biased. Costs m loss evaluations (2m in chunks) and 2m MAP calls an example; needs a loss with a
+/// gradient in relaxed indicators, any structure with a MAP, and a generator; an entropy of the
+/// structure's only if it is to be rewarded (Estimate::entropy is undefined where there is none).
 class Imle final : public GibbsEstimator {
  public:
   Imle(int64_t samples, bool sum_of_gamma, const EstimatorOptions& options)
@@ -34,8 +34,7 @@ class Imle final : public GibbsEstimator {
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
     const Structure& structure = problem.structure;
-    structure.check_scores(name().c_str(), problem.scores);
-    const at::Generator draws = drawn_from(generator);
+    const at::Generator draws = start(problem, generator);
     const at::Tensor scores = problem.scores.detach();
     const int64_t batch = scores.size(0), parts = scores.size(1);
     const at::Tensor perturbed =
@@ -46,19 +45,22 @@ class Imle final : public GibbsEstimator {
     z.rows = z.rows.div(samples_, "floor");
     z.row_splits = at::arange(batch + 1, z.rows.options()) * samples_;
     const at::Tensor attached = with_choice(evaluate(z, problem, draws));
-    const at::Tensor target = map(perturbed - step_ * slope(z, attached, problem));
+    const bool again = problem.max_evaluations_per_chunk > 0 || !attached.requires_grad();
+    const at::Tensor target = map(perturbed - step_ * slope(z, attached, problem, again));
     const at::Tensor gradient =
         ((z.indicators.detach() - target) / step_).view({batch, samples_, parts}).mean(1);
 
     const at::Tensor mean = mean_per_example(attached, samples_);
     const at::Tensor expected = mean + score_term(gradient, problem.scores);
     if (problem.entropy_weight != 0 || has_entropy(structure)) {
-      return answer(problem, expected, mean);
+      Estimate estimate = answer(problem, expected, mean);
+      if (again) estimate.evaluations.mul_(2);
+      return estimate;
     }
     Estimate estimate;
     estimate.objective = expected;
     estimate.value = mean.detach();
-    estimate.evaluations = evaluations(structure, scores);
+    estimate.evaluations = evaluations(structure, scores).mul_(again ? 2 : 1);
     return estimate;
   }
 
@@ -93,10 +95,11 @@ class Imle final : public GibbsEstimator {
     return sum.sub_(std::log(static_cast<double>(terms_))).mul_(noise_temperature_ / size);
   }
 
-  /// ∇_z ℓ of each pair, from the graph that the loss has left, or, where it keeps none, by another
-  /// evaluation.
-  at::Tensor slope(const Assignments& z, const at::Tensor& value, const Problem& problem) const {
-    if (problem.max_evaluations_per_chunk == 0 && value.requires_grad()) {
+  /// ∇_z ℓ of each pair, from the graph that the loss has left, or, where it keeps none (`again`),
+  /// by another evaluation.
+  at::Tensor slope(const Assignments& z, const at::Tensor& value, const Problem& problem,
+                   bool again) const {
+    if (!again) {
       const at::Tensor gradient =
           torch::autograd::grad({value.sum()}, {z.indicators}, {}, /*retain_graph=*/true,
                                 /*create_graph=*/false, /*allow_unused=*/true)[0];

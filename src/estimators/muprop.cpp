@@ -25,7 +25,7 @@ class MuProp final : public GibbsEstimator {
   }
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
-    const at::Generator draws = drawn_from(generator);
+    const at::Generator draws = start(problem, generator);
     const Gibbs q(problem.structure, problem.scores);
     const Assignments z = q.sample(samples_, draws);
     const Loss loss = evaluate(z, problem, draws);
@@ -44,6 +44,16 @@ class MuProp final : public GibbsEstimator {
     const at::Tensor expected =
         mean_per_example(per_pair, samples_) + gradient_term(slope, marginals).sum(1);
     return answer(problem, expected, mean_per_example(loss.value, samples_));
+  }
+
+  void check(const Structure& structure) const override {
+    GibbsEstimator::check(structure);
+    try {
+      structure.marginals(at::empty({0, structure.parts()}));
+    } catch (const c10::Error& error) {
+      TORCH_CHECK(false, "estimator '", name(), "' is for structures with marginals; ",
+                  error.what_without_backtrace());
+    }
   }
 
  private:

@@ -21,6 +21,9 @@ Network::Network(int64_t inputs, int64_t hidden, int64_t layers, at::Generator g
 }
 
 at::Tensor Network::forward(at::Tensor x) const {
+  TORCH_CHECK(x.device() == weights_.front().device(), "the network of an estimator is on ",
+              weights_.front().device(), ", what it reads on ", x.device(),
+              "; move the estimator with to(device)");
   x = x.to(weights_.front().scalar_type());
   for (size_t i = 0; i < weights_.size(); ++i) {
     if (i > 0) x = x.relu();

@@ -35,7 +35,7 @@ class Rebar final : public GibbsEstimator {
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
     check(problem.structure);
-    const at::Generator draws = drawn_from(generator);
+    const at::Generator draws = start(problem, generator);
     const Perturbed u(problem.structure, problem.scores.detach(), samples_, draws);
     const Loss loss = evaluate(u.outcomes(), problem, draws);
     const at::Tensor score = u.score();

@@ -5,7 +5,7 @@
 namespace sparsum {
 
 Estimate ScoreFunction::estimate(const Problem& problem, std::optional<at::Generator> generator) {
-  const at::Generator draws = drawn_from(generator);
+  const at::Generator draws = start(problem, generator);
   const Gibbs q(problem.structure, problem.scores);
   const Assignments z = q.sample(samples_, draws);
   const Loss loss = evaluate(z, problem, draws);

@@ -18,7 +18,7 @@ class StraightThrough final : public GibbsEstimator {
       : GibbsEstimator("straight-through", samples), samples_(samples) {}
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
-    const at::Generator draws = drawn_from(generator);
+    const at::Generator draws = start(problem, generator);
     const Gibbs q(problem.structure, problem.scores);
     Assignments z = q.sample(samples_, draws);
     const at::Tensor marginals = z.gather(q.marginals());
@@ -27,6 +27,16 @@ class StraightThrough final : public GibbsEstimator {
     const Loss loss = evaluate(z, problem, draws);
     const at::Tensor per_example = mean_per_example(with_choice(loss), samples_);
     return answer(problem, per_example, per_example);
+  }
+
+  void check(const Structure& structure) const override {
+    GibbsEstimator::check(structure);
+    try {
+      structure.marginals(at::empty({0, structure.parts()}));
+    } catch (const c10::Error& error) {
+      TORCH_CHECK(false, "estimator '", name(), "' is for structures with marginals; ",
+                  error.what_without_backtrace());
+    }
   }
 
  private:

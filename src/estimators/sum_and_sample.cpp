@@ -27,35 +27,41 @@ class SumAndSample final : public GibbsEstimator {
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
     check(problem.structure);
-    const at::Generator draws = drawn_from(generator);
-    const Gibbs q(problem.structure, problem.scores);
-    Assignments best = problem.structure.k_best(problem.scores.detach(), k_);
+    const at::Generator draws = start(problem, generator);
+    const Problem wide = widened(problem);
+    const Gibbs q(wide.structure, wide.scores);
+    Assignments best = wide.structure.k_best(wide.scores.detach(), k_);
     {
       const at::NoGradGuard no_grad;
-      best = filter(best, problem.structure.score(problem.scores, best) > -INFINITY);
+      best = filter(best, wide.structure.score(wide.scores, best) > -INFINITY);
     }
-    const Rest rest(problem.structure, problem.scores, best);
+    const Rest rest(wide.structure, wide.scores, best);
     const auto [z, order] = join(best, rest.sample(samples_, draws));
-    const Loss loss = evaluate(z, problem, draws);
+    const Loss loss = evaluate(z, wide, draws);
     const at::Tensor log_prob = q.log_prob(z);
     const at::Tensor cost = loss.value.detach();
 
     // What each pair stands for: its own probability, or its share of the rest's.
     const at::Tensor summed = order < best.count();
-    const at::Tensor probability = log_prob.detach().exp();
+    const at::Tensor log_p = log_prob.detach();
     const at::Tensor share = rest.log_mass().exp() / static_cast<double>(samples_);
-    const at::Tensor weight = at::where(summed, probability, z.gather(share));
+    const at::Tensor weight = at::where(summed, log_p.exp(), z.gather(share));
     at::Tensor advantage = cost;
-    if (centred_) {
-      const at::Tensor listed = summed * probability;
+    if (centred_ && z.count() > 0) {
+      // Relative to the best, the first pair of each example: all of them may underflow.
+      const at::Tensor most = log_p.index_select(0, z.row_splits.slice(0, 0, -1));
+      const at::Tensor listed = summed * (log_p - z.gather(most)).clamp_max(0).exp();
       const at::Tensor mean = z.sum_per_example(listed * cost) / z.sum_per_example(listed);
       advantage = cost - z.gather(mean);
     }
     const at::Tensor per_pair = weight * (with_choice(loss) + gradient_term(advantage, log_prob));
-    Estimate estimate =
-        answer(problem, z.sum_per_example(per_pair), z.sum_per_example(weight * cost));
+    Estimate estimate = answer(wide, z.sum_per_example(per_pair), z.sum_per_example(weight * cost));
     estimate.evaluations = z.evaluations();
     return estimate;
+  }
+
+  at::Tensor evaluations(const Structure& structure, const at::Tensor& scores) const override {
+    return allowed_outcomes(structure, scores, k_) + samples_;
   }
 
   void check(const Structure& structure) const override {

@@ -23,7 +23,7 @@ class Vimco final : public GibbsEstimator {
   explicit Vimco(int64_t samples) : GibbsEstimator("vimco", samples), samples_(samples) {}
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
-    const at::Generator draws = drawn_from(generator);
+    const at::Generator draws = start(problem, generator);
     const Gibbs q(problem.structure, problem.scores);
     const Assignments z = q.sample(samples_, draws);
     const Loss loss = evaluate(z, problem, draws);

@@ -68,12 +68,19 @@ Rest::Rest(const Structure& structure, const at::Tensor& scores, const Assignmen
   const at::Tensor mass = before + log_bernoulli(t, prefixes_.logical_not());
   // It is one of the rest if no outcome taken goes that way, and counted once among those that
   // share the prefix.
-  const at::Tensor same = prefixes_.unsqueeze(2).eq(prefixes_.unsqueeze(1));   // [B, k, k, D]
-  const at::Tensor shared = same.to(at::kInt).cumprod(3).sum(3).unsqueeze(3);  // [B, k, k, 1]
+  std::vector<at::Tensor> with_each;  // [B, k] lengths of the prefix shared with outcome s
+  for (int64_t s = 0; s < k; ++s) {
+    const at::Tensor same = prefixes_.eq(prefixes_.slice(1, s, s + 1));
+    with_each.push_back(same.to(at::kByte).cumprod(2, at::kByte).sum(2));
+  }
+  const at::Tensor shared = at::stack(with_each, 2);  // [B, k, k], D on the diagonal
+  const at::Tensor taken_there =
+      at::zeros({prefixes_.size(0), k, bits + 1}, prefixes_.options()).scatter_(2, shared, 1);
+  const at::Tensor earlier = at::ones({k, k}, prefixes_.options()).tril(-1);
+  const at::Tensor covered = shared.masked_fill(earlier.logical_not(), 0).amax(2, true);
   const at::Tensor depth = at::arange(bits, shared.options());
-  const at::Tensor earlier = at::ones({k, k}, prefixes_.options()).tril(-1).unsqueeze(2);
-  const at::Tensor blocked = (shared == depth).logical_or((shared > depth).logical_and(earlier));
-  left_ = mass.masked_fill(blocked.any(2), -INFINITY).flatten(1);
+  const at::Tensor blocked = taken_there.slice(2, 0, bits).logical_or(depth < covered);
+  left_ = mass.masked_fill(blocked, -INFINITY).flatten(1);
   log_mass_ = left_.logsumexp(1);
 }
 
@@ -141,6 +148,22 @@ Assignments sample_without_replacement(const Structure& structure, const at::Ten
   Assignments z = regular(t, codes.size(1));
   z.indicators = codes.flatten(0, 1).to(at::kByte);
   return filter(z, log_prob.reshape(-1) > kLowest / 2);
+}
+
+at::Tensor allowed_outcomes(const Structure& structure, const at::Tensor& scores, int64_t limit) {
+  const at::Tensor finite = (scores.detach() > -INFINITY).sum(1);
+  if (is_categorical(structure)) return finite.clamp_max(limit);
+  return at::pow(2, finite.clamp_max(62)).clamp_max(limit);
+}
+
+Problem widened(const Problem& problem) {
+  return {problem.structure,
+          problem.scores.to(at::promoteTypes(problem.scores.scalar_type(), at::kFloat)),
+          problem.loss,
+          problem.shared,
+          problem.context,
+          problem.entropy_weight,
+          problem.max_evaluations_per_chunk};
 }
 
 std::pair<Assignments, at::Tensor> join(const Assignments& a, const Assignments& b) {

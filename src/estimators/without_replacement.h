@@ -9,7 +9,7 @@ namespace sparsum {
 /// For free bits the rest is cut into disjoint subtrees of the tree of prefixes, those that hang
 /// off the paths of the outcomes taken out: no mass is ever found by subtracting, so that it is
 /// right however little is left. O(B·(K + n)) for a categorical, O(B·k²·D) for k outcomes of D
-/// bits.
+/// bits, in memory O(B·k·(k + D)).
 class Rest {
  public:
   /// taken: distinct outcomes, indices of a Categorical or indicators of free bits.
@@ -30,9 +30,16 @@ class Rest {
 
 /// `samples` draws without replacement from π, fewer where it allows fewer, in the order in which
 /// they would be drawn, by Gumbel top-k (Kool, van Hoof and Welling, 2019); of free bits by the
-/// same over the tree of prefixes, in O(B·m·D).
+/// same over the tree of prefixes, in O(B·m·D²).
 Assignments sample_without_replacement(const Structure& structure, const at::Tensor& scores,
                                        int64_t samples, const at::Generator& generator);
+
+/// How many outcomes of each example no score of −∞ forbids, at most `limit`: [B] int64.
+at::Tensor allowed_outcomes(const Structure& structure, const at::Tensor& scores, int64_t limit);
+
+/// The problem with scores in float32 at least, attached: noise and weights have no digits to
+/// spare.
+Problem widened(const Problem& problem);
 
 /// The pairs of both, example by example, those of `a` before those of `b`; and where each came
 /// from: a number below a.count(), or a.count() more than one of b's. Of a Categorical's indices,

@@ -153,13 +153,14 @@ TEST(Imle, BiasOfOneBit) {
   const LossFn linear = [g](const Assignments& z, const std::vector<at::Tensor>&) {
     return Loss(g * z.values(at::kDouble).select(1, 0));
   };
-  for (const double step : {5.0, 1.0, 0.1}) {
+  for (const double step : {5.0, 1.0, 0.1, 0.01}) {
     EstimatorOptions options;
     options.target_step = step;
     const double expected = (kP - sigmoid(kT - step * g)) / step;
     expect_mean(gradients("imle", options, linear, 100000, 8), expected);
   }
-  EXPECT_NEAR((kP - sigmoid(kT - 1e-5 * g)) / 1e-5, g * kP * (1 - kP), 1e-4);
+  // The smallest step is the limit already.
+  EXPECT_NEAR((kP - sigmoid(kT - 0.01 * g)) / 0.01, g * kP * (1 - kP), 2e-3);
 }
 
 TEST(Imle, SumOfGammaNoiseOverSubsetsIsGumbelOverall) {
@@ -223,7 +224,8 @@ TEST(Imle, AnyStructureWithAMap) {
     EXPECT_LT(gradient[0].select(1, 1).mean().item<double>(), -0.005);  // raises its score
     EXPECT_GT(gradient[0].select(1, 0).mean().item<double>(), 0.001);   // at its neighbours' cost
     EXPECT_LT(gradient[1].item<double>(), 0);
-    EXPECT_TRUE(got.evaluations.equal(at::full({200}, 4, at::kLong)));
+    // In chunks the gradient in z takes evaluations of its own.
+    EXPECT_TRUE(got.evaluations.equal(at::full({200}, chunk > 0 ? 8 : 4, at::kLong)));
   }
   const std::string error = error_of([&] {
     make_estimator("imle")->estimate({structure, scores, loss, {}, {}, 1, 0}, seeded(1));

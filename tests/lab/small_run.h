@@ -14,12 +14,12 @@
 namespace sparsum_test {
 
 /// Images of ten classes, each a bright square in a place of its own on a dim, noisy ground, as the
-/// four files of "mnist" under `root`.
+/// four files of a data set under `root`.
 inline void write_small_data(const std::filesystem::path& root, int64_t train = 320,
-                             int64_t test = 50) {
+                             int64_t test = 50, const std::string& name = "mnist") {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{7});
-  const auto& files = sparsum::lab::data_source("mnist").files;
-  std::filesystem::create_directories(root / "mnist");
+  const auto& files = sparsum::lab::data_source(name).files;
+  std::filesystem::create_directories(root / name);
   for (int part = 0; part < 2; ++part) {
     const int64_t n = part == 0 ? train : test;
     at::Tensor images = at::randint(0, 40, {n, 28, 28}, generator, at::kByte);
@@ -28,8 +28,8 @@ inline void write_small_data(const std::filesystem::path& root, int64_t train = 
       const int64_t label = i % 10, top = 2 + 13 * (label / 5), left = 1 + 5 * (label % 5);
       images[i].slice(0, top, top + 10).slice(1, left, left + 5).fill_(230);
     }
-    sparsum::lab::write_idx(root / "mnist" / files[2 * part].name, images);
-    sparsum::lab::write_idx(root / "mnist" / files[2 * part + 1].name, labels.to(at::kByte));
+    sparsum::lab::write_idx(root / name / files[2 * part].name, images);
+    sparsum::lab::write_idx(root / name / files[2 * part + 1].name, labels.to(at::kByte));
   }
 }
 

@@ -130,7 +130,7 @@ TEST_F(GradientQuality, ExactOnesHaveNoErrorAndUnbiasedOnesNoBias) {
     return row(result, name)["scores"]["variance"].get<double>();
   };
   EXPECT_GT(variance("sfe"), variance("sfe-loo"));
-  EXPECT_GT(variance("arm"), 0.5 * variance("disarm"));
+  EXPECT_GT(variance("arm"), variance("disarm"));
   EXPECT_EQ(row(result, "sfe")["evaluations"], 2);
   EXPECT_EQ(row(result, "sfe")["repeats"], 40);
   EXPECT_EQ(row(result, "dense")["repeats"], 5);
