@@ -1,0 +1,25 @@
+"""Loads the compiled core, ``sparsum._C``, which registers the ops as ``torch.ops.sparsum``."""
+
+from __future__ import annotations
+
+import torch
+
+try:
+    from . import _build_info
+except ImportError as error:
+    raise ImportError(
+        "sparsum: the compiled part is missing from this copy of the package: install it with "
+        "`pip install .` in the project's folder, or put build/release/python on PYTHONPATH"
+    ) from error
+
+_running = torch.__version__.split("+")[0]
+if _running != _build_info.TORCH_VERSION:
+    raise ImportError(
+        f"sparsum {_build_info.VERSION} was built against torch {_build_info.TORCH_VERSION}, but "
+        f"torch {torch.__version__} is installed: install that torch, or build sparsum again with "
+        "`pip install --force-reinstall --no-deps .` in the project's folder"
+    )
+
+from . import _C  # noqa: E402
+
+__all__ = ["_C"]
