@@ -60,6 +60,31 @@ const std::vector<Entry>& table() {
   return kTable;
 }
 
+/// With one option at that value, the estimator does not read some of the others.
+struct Exception {
+  Names estimators;
+  std::string option, value;
+  Names unread;
+};
+
+const std::vector<Exception>& exceptions() {
+  static const std::vector<Exception> kExceptions = {
+      {{"sparsemap", "sparsemap-budget"},
+       "algorithm",
+       "closed-form",
+       {"init", "tolerance", "max-iterations"}},
+      {{"sfe", "muprop"}, "baseline", "none", {"baseline-decay"}},
+      {{"relax"}, "embed-loss", "false", {"control-scale"}},
+      {{"gumbel", "st-gumbel"}, "temperature-decay", "0", {"temperature-min", "temperature-every"}},
+      {{"imle"}, "noise", "gumbel", {"gamma-size", "gamma-terms"}},
+  };
+  return kExceptions;
+}
+
+bool contains(const Names& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 const Entry& entry(const std::string& name) {
   for (const Entry& each : table()) {
     if (each.name == name) return each;
@@ -78,8 +103,7 @@ std::string listed(const Names& names) {
 const Names& options_read_by(const std::string& name) { return entry(name).options; }
 
 bool reads(const std::string& name, const std::string& option) {
-  const Names& read = options_read_by(name);
-  return std::find(read.begin(), read.end(), option) != read.end();
+  return contains(options_read_by(name), option);
 }
 
 const std::string& family_of(const std::string& name) { return entry(name).family; }
@@ -180,18 +204,29 @@ void declare_estimator_options(Options& o, EstimatorSettings& estimator) {
 
 void require_read(const Options& given, const Options& defaults, const std::string& estimator,
                   const Names& also_read) {
+  // Why an option that the estimator reads at other times is not read this time; "" if it is.
+  const auto unread_with = [&](const std::string& name) -> std::string {
+    for (const Exception& each : exceptions()) {
+      if (!contains(each.estimators, estimator) || !contains(each.unread, name)) continue;
+      for (const Option& option : given.all()) {
+        if (option.name == each.option && value_text(option) == each.value) {
+          return " with --" + each.option + " " + each.value;
+        }
+      }
+    }
+    return "";
+  };
   for (size_t i = 0; i < given.all().size(); ++i) {
     const Option& option = given.all()[i];
     const Names readers = readers_of(option.name);
-    if (readers.empty() || reads(estimator, option.name) ||
-        std::find(also_read.begin(), also_read.end(), option.name) != also_read.end()) {
-      continue;
-    }
-    const std::string value = value_text(option);
-    if (value == value_text(defaults.all()[i])) continue;
+    if (readers.empty() || contains(also_read, option.name)) continue;
+    const bool read = reads(estimator, option.name);
+    const std::string exception = read ? unread_with(option.name) : "";
+    if (read && exception.empty()) continue;
+    if (value_text(option) == value_text(defaults.all()[i])) continue;
     throw InputError("option --" + option.name + ": estimator '" + estimator +
-                     "' does not read it; " + listed(readers) +
-                     (readers.size() > 1 ? " do" : " does"));
+                     "' does not read it" + exception +
+                     (read ? "" : "; " + listed(readers) + (readers.size() > 1 ? " do" : " does")));
   }
 }
 

@@ -48,7 +48,8 @@ const std::string& family_of(const std::string& name);
 std::vector<std::string> readers_of(const std::string& option);
 
 /// Throws InputError, "option --k: estimator 'sfe' does not read it; …", if an option has another
-/// value than its default although the estimator does not read it.
+/// value than its default although the estimator does not read it, or not with the others as they
+/// are: "option --baseline-decay: estimator 'sfe' does not read it with --baseline none".
 ///
 /// given: the options as set; defaults: the same of a fresh config. also_read: options that are
 /// read by something else this time.

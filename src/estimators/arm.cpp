@@ -1,4 +1,6 @@
 #include "estimators/relaxation.h"
+#include "ops/rows.h"
+#include "structures/regular.h"
 
 #include <torch/torch.h>
 
@@ -27,18 +29,14 @@ class Arm final : public GibbsEstimator {
     const at::Generator draws = start(problem, generator);
     const at::Tensor& scores = problem.scores;
     const int64_t batch = scores.size(0), bits = scores.size(1);
-    const at::Tensor t = scores.detach().to(at::promoteTypes(scores.scalar_type(), at::kFloat));
+    const at::Tensor t = ops::widened(scores.detach());
     const at::Tensor p = t.unsqueeze(1);  // [B, 1, D]
     // In float64: a bit of probability 1e-8 is not to come on once in 2^24 draws.
     const at::Tensor u = at::rand({batch, pairs_, bits}, draws, t.options().dtype(at::kDouble));
     const at::Tensor exact = p.to(at::kDouble);
     const at::Tensor first = u > exact.neg().sigmoid(), second = u < exact.sigmoid();
 
-    Assignments z;
-    const auto integers = t.options().dtype(at::kLong);
-    z.rows = at::arange(batch, integers).repeat_interleave(2 * pairs_);
-    z.row_splits = at::arange(batch + 1, integers) * (2 * pairs_);
-    z.parts = bits;
+    Assignments z = regular_assignments(batch, 2 * pairs_, bits, t.device());
     z.indicators = at::stack({first, second}, 2).view({batch * pairs_ * 2, bits}).to(at::kByte);
     const Loss loss = evaluate(z, problem, draws);
     const at::Tensor cost = loss.value.detach().view({batch, pairs_, 2});

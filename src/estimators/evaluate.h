@@ -14,8 +14,12 @@ Loss evaluate(const Assignments& z, const LossFn& loss, const std::vector<at::Te
               const ExpectationOptions& options);
 
 /// The loss's values with the gradient of its own random choice:
-///   ∇ = ∇value + (value − baseline) ∇log_prob;
-/// the values themselves are unchanged. baseline: broadcasts against [n], or undefined for 0.
-at::Tensor with_choice(const Loss& loss, const at::Tensor& baseline = {});
+///   ∇ = ∇value + value ∇log_prob;
+/// the values themselves are unchanged.
+at::Tensor with_choice(const Loss& loss);
+
+/// A generator's state, and putting one back, under its lock.
+at::Tensor state_of(at::Generator generator);
+void set_state(at::Generator generator, const at::Tensor& state);
 
 }  // namespace sparsum

@@ -34,16 +34,6 @@ Loss call_loss(const LossFn& loss, const Assignments& z, const std::vector<at::T
   return answer;
 }
 
-at::Tensor state_of(at::Generator& generator) {
-  const std::lock_guard<std::mutex> lock(generator.mutex());
-  return generator.get_state();
-}
-
-void set_state(at::Generator& generator, const at::Tensor& state) {
-  const std::lock_guard<std::mutex> lock(generator.mutex());
-  generator.set_state(state);
-}
-
 /// Puts a generator into an earlier state for the life of this object.
 class ReplayGenerator {
  public:
@@ -225,11 +215,19 @@ Loss evaluate(const Assignments& z, const LossFn& loss, const std::vector<at::Te
   return Loss(outputs[0], outputs.size() > 1 ? outputs[1] : at::Tensor());
 }
 
-at::Tensor with_choice(const Loss& loss, const at::Tensor& baseline) {
+at::Tensor with_choice(const Loss& loss) {
   if (!loss.log_prob.defined()) return loss.value;
-  at::Tensor advantage = loss.value.detach();
-  if (baseline.defined()) advantage = advantage - baseline;
-  return loss.value + (loss.log_prob - loss.log_prob.detach()) * advantage;
+  return loss.value + (loss.log_prob - loss.log_prob.detach()) * loss.value.detach();
+}
+
+at::Tensor state_of(at::Generator generator) {
+  const std::lock_guard<std::mutex> lock(generator.mutex());
+  return generator.get_state();
+}
+
+void set_state(at::Generator generator, const at::Tensor& state) {
+  const std::lock_guard<std::mutex> lock(generator.mutex());
+  generator.set_state(state);
 }
 
 at::Tensor expectation(const SparseDistribution& q, const LossFn& loss,

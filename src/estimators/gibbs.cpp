@@ -32,6 +32,16 @@ void GibbsEstimator::check(const Structure& structure) const {
   }
 }
 
+void GibbsEstimator::check_marginals(const Structure& structure) const {
+  GibbsEstimator::check(structure);
+  try {
+    structure.marginals(at::empty({0, structure.parts()}));
+  } catch (const c10::Error& error) {
+    TORCH_CHECK(false, "estimator '", name_, "' is for structures with marginals; ",
+                error.what_without_backtrace());
+  }
+}
+
 at::Generator GibbsEstimator::start(const Problem& problem,
                                     const std::optional<at::Generator>& generator) const {
   const at::Tensor scores = problem.scores.detach();

@@ -23,6 +23,9 @@ class GibbsEstimator : public Estimator {
 
   const std::string& name() const { return name_; }
 
+  /// Throws unless the structure has marginals besides what check() asks for here.
+  void check_marginals(const Structure& structure) const;
+
   /// What every estimate begins with: the generator to draw from. Throws if there is none, and for
   /// scores of another shape, or with a row that no distribution belongs to (not finite; checked on
   /// the CPU only, where that does not synchronise).

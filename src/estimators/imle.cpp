@@ -1,4 +1,6 @@
+#include "estimators/noise.h"
 #include "estimators/relaxation.h"
+#include "structures/regular.h"
 
 #include <sparsum/bits.h>
 #include <torch/torch.h>
@@ -41,9 +43,8 @@ class Imle final : public GibbsEstimator {
         (scores.unsqueeze(1) + noise(structure, scores, draws)).view({batch * samples_, parts});
     const auto map = [&](const at::Tensor& t) { return structure.map(t).values(t.scalar_type()); };
 
-    Assignments z = one_per_example(map(perturbed).set_requires_grad(true), parts);
-    z.rows = z.rows.div(samples_, "floor");
-    z.row_splits = at::arange(batch + 1, z.rows.options()) * samples_;
+    Assignments z = regular_assignments(batch, samples_, parts, scores.device());
+    z.indicators = map(perturbed).set_requires_grad(true);
     const at::Tensor attached = with_choice(evaluate(z, problem, draws));
     const bool again = problem.max_evaluations_per_chunk > 0 || !attached.requires_grad();
     const at::Tensor target = map(perturbed - step_ * slope(z, attached, problem, again));
@@ -78,9 +79,7 @@ class Imle final : public GibbsEstimator {
   at::Tensor noise(const Structure& structure, const at::Tensor& scores,
                    const at::Generator& draws) const {
     const std::vector<int64_t> shape = {scores.size(0), samples_, scores.size(1)};
-    const auto gumbel = [&] {
-      return at::empty(shape, scores.options()).exponential_(1, draws).log_().neg_();
-    };
+    const auto gumbel = [&] { return fill_gumbel(at::empty(shape, scores.options()), draws); };
     if (!sum_of_gamma_) {
       at::Tensor drawn = gumbel();
       if (dynamic_cast<const Bits*>(&structure)) drawn.sub_(gumbel());

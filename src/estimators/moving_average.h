@@ -1,7 +1,10 @@
 #pragma once
 
+#include "estimators/gibbs.h"
+
 #include <torch/torch.h>
 
+#include <memory>
 #include <string>
 
 namespace sparsum {
@@ -36,5 +39,15 @@ class MovingAverage : public torch::nn::Module {
   at::Tensor average_, weight_;
   double decay_;
 };
+
+/// The moving average that the options ask for as a baseline, null where that is "none". Throws if
+/// they are out of range.
+inline std::shared_ptr<MovingAverage> own_average(const char* name,
+                                                  const EstimatorOptions& options) {
+  const std::string baseline = own_baseline(name, options.baseline, {"moving-average", "none"});
+  check_decay(name, options.baseline_decay);
+  if (baseline == "none") return nullptr;
+  return std::make_shared<MovingAverage>(options.baseline_decay);
+}
 
 }  // namespace sparsum

@@ -17,11 +17,9 @@ namespace {
 /// and entropy, and a generator.
 class MuProp final : public GibbsEstimator {
  public:
-  MuProp(int64_t samples, bool moving_average, double decay)
+  MuProp(int64_t samples, std::shared_ptr<MovingAverage> average)
       : GibbsEstimator("muprop", samples + 1), samples_(samples) {
-    if (moving_average) {
-      average_ = register_module("baseline", std::make_shared<MovingAverage>(decay));
-    }
+    if (average) average_ = register_module("baseline", std::move(average));
   }
 
   Estimate estimate(const Problem& problem, std::optional<at::Generator> generator) override {
@@ -46,15 +44,7 @@ class MuProp final : public GibbsEstimator {
     return answer(problem, expected, mean_per_example(loss.value, samples_));
   }
 
-  void check(const Structure& structure) const override {
-    GibbsEstimator::check(structure);
-    try {
-      structure.marginals(at::empty({0, structure.parts()}));
-    } catch (const c10::Error& error) {
-      TORCH_CHECK(false, "estimator '", name(), "' is for structures with marginals; ",
-                  error.what_without_backtrace());
-    }
-  }
+  void check(const Structure& structure) const override { check_marginals(structure); }
 
  private:
   int64_t samples_;
@@ -66,9 +56,7 @@ class MuProp final : public GibbsEstimator {
 std::shared_ptr<Estimator> make_muprop(const Making& making) {
   const EstimatorOptions& options = making.options;
   const int64_t samples = own_samples("muprop", options.samples, 1, 1);
-  const std::string baseline = own_baseline("muprop", options.baseline, {"moving-average", "none"});
-  check_decay("muprop", options.baseline_decay);
-  return std::make_shared<MuProp>(samples, baseline == "moving-average", options.baseline_decay);
+  return std::make_shared<MuProp>(samples, own_average("muprop", options));
 }
 
 }  // namespace sparsum

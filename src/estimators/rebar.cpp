@@ -3,7 +3,6 @@
 #include <torch/torch.h>
 
 #include <cmath>
-#include <mutex>
 
 namespace sparsum {
 namespace {
@@ -69,15 +68,6 @@ class Rebar final : public GibbsEstimator {
   void check(const Structure& structure) const override { check_relaxable(name(), structure); }
 
  private:
-  static at::Tensor state_of(at::Generator generator) {
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    return generator.get_state();
-  }
-  static void set_state(at::Generator generator, const at::Tensor& state) {
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(state);
-  }
-
   int64_t samples_;
   double temperature_;
   at::Tensor scale_, log_temperature_;

@@ -1,5 +1,9 @@
 #include "estimators/relaxation.h"
 
+#include "estimators/noise.h"
+#include "ops/rows.h"
+#include "structures/regular.h"
+
 #include <sparsum/bits.h>
 #include <sparsum/categorical.h>
 #include <torch/torch.h>
@@ -8,30 +12,20 @@
 #include <cmath>
 
 namespace sparsum {
-namespace {
-
-/// As good as −∞: exp of it, and σ of it, are 0, and so are their gradients.
-constexpr double kLowest = -1e30;
-
-at::Tensor gumbel(at::IntArrayRef shape, const at::Generator& generator,
-                  const at::TensorOptions& options) {
-  return at::empty(shape, options).exponential_(1, generator).log_().neg_();
-}
-
-}  // namespace
 
 Perturbed::Perturbed(const Structure& structure, const at::Tensor& scores, int64_t samples,
                      const at::Generator& generator)
     : categorical_(dynamic_cast<const Categorical*>(&structure) != nullptr) {
-  const bool narrow = scores.scalar_type() == at::kHalf || scores.scalar_type() == at::kBFloat16;
-  const at::Tensor wide = narrow ? scores.to(at::kFloat) : scores;
+  const at::Tensor wide = ops::widened(scores);
   const std::vector<int64_t> shape = {scores.size(0), samples, scores.size(1)};
-  const auto options = wide.options().requires_grad(false);
-  at::Tensor noise = gumbel(shape, generator, options);
+  const auto gumbel = [&] {
+    return fill_gumbel(at::empty(shape, wide.options().requires_grad(false)), generator);
+  };
+  at::Tensor noise = gumbel();
   if (categorical_) {
     scores_ = wide.log_softmax(1).clamp_min(kLowest).unsqueeze(1);
   } else {
-    noise.sub_(gumbel(shape, generator, options));
+    noise.sub_(gumbel());
     scores_ = wide.clamp_min(kLowest).unsqueeze(1);
   }
   u_ = scores_ + noise;
@@ -39,12 +33,7 @@ Perturbed::Perturbed(const Structure& structure, const at::Tensor& scores, int64
 
 Assignments Perturbed::pairs(const at::Tensor& values) const {
   const int64_t batch = values.size(0), samples = values.size(1), parts = values.size(2);
-  const auto options = values.options().dtype(at::kLong).requires_grad(false);
-  Assignments z;
-  z.rows = at::arange(batch, options);
-  if (samples > 1) z.rows = z.rows.repeat_interleave(samples);
-  z.row_splits = at::arange(batch + 1, options) * samples;
-  z.parts = parts;
+  Assignments z = regular_assignments(batch, samples, parts, values.device());
   z.indicators = values.reshape({batch * samples, parts});
   return z;
 }

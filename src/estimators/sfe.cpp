@@ -11,10 +11,9 @@ namespace {
 /// function and entropy, and a generator.
 class Sfe final : public ScoreFunction {
  public:
-  Sfe(int64_t samples, bool moving_average, double decay) : ScoreFunction("sfe", samples, samples) {
-    if (moving_average) {
-      average_ = register_module("baseline", std::make_shared<MovingAverage>(decay));
-    }
+  Sfe(int64_t samples, std::shared_ptr<MovingAverage> average)
+      : ScoreFunction("sfe", samples, samples) {
+    if (average) average_ = register_module("baseline", std::move(average));
   }
 
  protected:
@@ -35,9 +34,7 @@ class Sfe final : public ScoreFunction {
 std::shared_ptr<Estimator> make_sfe(const Making& making) {
   const EstimatorOptions& options = making.options;
   const int64_t samples = own_samples("sfe", options.samples, 1, 1);
-  const std::string baseline = own_baseline("sfe", options.baseline, {"moving-average", "none"});
-  check_decay("sfe", options.baseline_decay);
-  return std::make_shared<Sfe>(samples, baseline == "moving-average", options.baseline_decay);
+  return std::make_shared<Sfe>(samples, own_average("sfe", options));
 }
 
 }  // namespace sparsum

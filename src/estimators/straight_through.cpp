@@ -29,15 +29,7 @@ class StraightThrough final : public GibbsEstimator {
     return answer(problem, per_example, per_example);
   }
 
-  void check(const Structure& structure) const override {
-    GibbsEstimator::check(structure);
-    try {
-      structure.marginals(at::empty({0, structure.parts()}));
-    } catch (const c10::Error& error) {
-      TORCH_CHECK(false, "estimator '", name(), "' is for structures with marginals; ",
-                  error.what_without_backtrace());
-    }
-  }
+  void check(const Structure& structure) const override { check_marginals(structure); }
 
  private:
   int64_t samples_;

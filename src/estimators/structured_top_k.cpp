@@ -1,4 +1,5 @@
 #include "structures/flips.h"
+#include "structures/regular.h"
 
 #include <sparsum/bits.h>
 #include <sparsum/categorical.h>
@@ -28,10 +29,8 @@ SparseDistribution top_k_of(const Structure& structure, const at::Tensor& scores
   if (n == batch * width) {
     table = per_pair.view({batch, width});
   } else {
-    const at::Tensor place =
-        at::arange(n, listed.rows.options()) - listed.row_splits.index_select(0, listed.rows);
     table = at::full({batch, width}, -INFINITY, per_pair.options())
-                .index_put({listed.rows, place}, per_pair);
+                .index_put({listed.rows, place_in_example(listed)}, per_pair);
   }
   const auto [probs, exact] = top_k_sparsemax(table, k);
   const auto [row_splits, rows, place] = support(probs.detach());

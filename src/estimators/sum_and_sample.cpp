@@ -1,7 +1,6 @@
+#include "estimators/relaxation.h"
 #include "estimators/without_replacement.h"
 
-#include <sparsum/bits.h>
-#include <sparsum/categorical.h>
 #include <torch/torch.h>
 
 namespace sparsum {
@@ -65,11 +64,7 @@ class SumAndSample final : public GibbsEstimator {
   }
 
   void check(const Structure& structure) const override {
-    const auto* bits = dynamic_cast<const Bits*>(&structure);
-    TORCH_CHECK(dynamic_cast<const Categorical*>(&structure) || (bits && bits->free()),
-                "estimator 'sum-and-sample' is for categorical structures and bit vectors without "
-                "a bound; got ",
-                structure.name());
+    check_relaxable(name(), structure);
     const std::optional<int64_t> size = structure.size();
     TORCH_CHECK(!size || k_ < *size, "estimator 'sum-and-sample': expected k < ", *size,
                 ", the number of outcomes of ", structure.name(), ", got ", k_);

@@ -1,5 +1,6 @@
 #include "estimators/relaxation.h"
 #include "estimators/without_replacement.h"
+#include "structures/regular.h"
 
 #include <ATen/Parallel.h>
 #include <torch/torch.h>
@@ -113,8 +114,7 @@ class UnorderedSet final : public GibbsEstimator {
         set_weights(z, log_prob.detach(), Rest(wide.structure, wide.scores, z).log_mass());
     at::Tensor advantage = cost;
     if (built_in_ && z.count() > 0) {
-      const at::Tensor place =
-          at::arange(z.count(), z.rows.options()) - z.row_splits.index_select(0, z.rows);
+      const at::Tensor place = place_in_example(z);
       const at::Tensor costs = cost.to(coefficients.scalar_type());
       const at::Tensor table = at::zeros({z.batch_size(), coefficients.size(1)}, costs.options())
                                    .index_put({z.rows, place}, costs);

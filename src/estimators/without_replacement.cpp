@@ -1,5 +1,9 @@
 #include "estimators/without_replacement.h"
 
+#include "estimators/noise.h"
+#include "ops/rows.h"
+#include "structures/regular.h"
+
 #include <sparsum/bits.h>
 #include <sparsum/categorical.h>
 #include <torch/torch.h>
@@ -8,9 +12,6 @@
 
 namespace sparsum {
 namespace {
-
-/// As good as −∞, but two of them subtract to 0.
-constexpr double kLowest = -1e30;
 
 bool is_categorical(const Structure& structure) {
   return dynamic_cast<const Bits*>(&structure) == nullptr;
@@ -23,10 +24,9 @@ at::Tensor pad(const Assignments& z, const at::Tensor& table) {
   const int64_t width =
       batch == 0 ? 1 : std::max<int64_t>(1, z.evaluations().max().item<int64_t>());
   if (n == batch * width) return table.view({batch, width, z.parts});
-  const at::Tensor place = at::arange(n, z.rows.options()) - z.row_splits.index_select(0, z.rows);
   at::Tensor padded =
       table.index_select(0, z.row_splits.slice(0, 0, -1)).unsqueeze(1).repeat({1, width, 1});
-  return padded.index_put_({z.rows, place}, table);
+  return padded.index_put_({z.rows, place_in_example(z)}, table);
 }
 
 /// log P(z_d = bit) of free bits with scores t.
@@ -34,18 +34,8 @@ at::Tensor log_bernoulli(const at::Tensor& t, const at::Tensor& on) {
   return at::log_sigmoid(at::where(on, t, -t));
 }
 
-/// Pairs `samples` an example, without what they hold.
-Assignments regular(const at::Tensor& scores, int64_t samples) {
-  const auto options = scores.options().dtype(at::kLong).requires_grad(false);
-  Assignments z;
-  z.rows = at::arange(scores.size(0), options).repeat_interleave(samples);
-  z.row_splits = at::arange(scores.size(0) + 1, options) * samples;
-  z.parts = scores.size(1);
-  return z;
-}
-
 at::Tensor gumbel_like(const at::Tensor& t, const at::Generator& generator) {
-  return at::empty_like(t).exponential_(1, generator).log_().neg_();
+  return fill_gumbel(at::empty_like(t), generator);
 }
 
 }  // namespace
@@ -90,7 +80,7 @@ Assignments Rest::sample(int64_t samples, const at::Generator& generator) const 
     return structure_.sample(at::where(nothing, scores_, left_), samples, generator);
   }
   const int64_t batch = scores_.size(0), bits = scores_.size(1);
-  Assignments z = regular(scores_, samples);
+  Assignments z = regular_assignments(batch, samples, bits, scores_.device());
   if (batch == 0) {
     z.indicators = at::empty({0, bits}, scores_.options().dtype(at::kByte));
     return z;
@@ -118,7 +108,7 @@ Assignments sample_without_replacement(const Structure& structure, const at::Ten
   if (is_categorical(structure)) {
     const int64_t m = std::min(samples, t.size(1));
     const at::Tensor best = std::get<1>((t.log_softmax(1) + gumbel_like(t, generator)).topk(m, 1));
-    Assignments z = regular(t, m);
+    Assignments z = regular_assignments(batch, m, t.size(1), t.device());
     z.indices = best.reshape(-1);
     return filter(z, t.gather(1, best).reshape(-1) > -INFINITY);
   }
@@ -126,7 +116,7 @@ Assignments sample_without_replacement(const Structure& structure, const at::Ten
   // of its subtree and the largest perturbed log-probability in it; the children's, given their
   // parent's.
   at::Tensor log_prob = at::zeros({batch, 1}, t.options()), largest = log_prob;
-  at::Tensor codes = at::zeros({batch, 1, t.size(1)}, t.options().dtype(at::kBool));
+  std::vector<at::Tensor> steps;  // of each level: twice the place of the parent, plus the bit
   const at::Tensor off = at::log_sigmoid(-t).clamp_min(kLowest);
   const at::Tensor on = at::log_sigmoid(t).clamp_min(kLowest);
   for (int64_t d = 0; d < t.size(1); ++d) {
@@ -137,16 +127,23 @@ Assignments sample_without_replacement(const Structure& structure, const at::Ten
     // −log(e^−parent − e^−bound + e^−free), without overflow; the larger child gets its parent's.
     const at::Tensor v = parent - free + at::log(-at::expm1(free - bound));
     const at::Tensor given = parent - v.clamp_min(0) - at::log1p(at::exp(-v.abs()));
-    const int64_t width = std::min(samples, 2 * codes.size(1));
+    const int64_t width = std::min(samples, 2 * log_prob.size(1));
     const auto [kept, which] = given.flatten(1).topk(width, 1);
-    const at::Tensor parents = which.div(2, "floor");
-    codes = codes.gather(1, parents.unsqueeze(2).expand({-1, -1, t.size(1)}));
-    codes.select(2, d).copy_(which.remainder(2) == 1);
+    steps.push_back(which);
     log_prob = children.flatten(1).gather(1, which);
     largest = kept;
   }
-  Assignments z = regular(t, codes.size(1));
-  z.indicators = codes.flatten(0, 1).to(at::kByte);
+  // The codes, from their last bits back to the first.
+  const int64_t width = log_prob.size(1);
+  at::Tensor codes = at::empty({batch, width, t.size(1)}, t.options().dtype(at::kByte));
+  at::Tensor step = at::arange(width, steps.back().options()).expand({batch, width});
+  for (int64_t d = t.size(1) - 1; d >= 0; --d) {
+    step = steps[static_cast<size_t>(d)].gather(1, step);
+    codes.select(2, d).copy_(step.bitwise_and(1));
+    step = step.bitwise_right_shift(1);
+  }
+  Assignments z = regular_assignments(batch, width, t.size(1), t.device());
+  z.indicators = codes.flatten(0, 1);
   return filter(z, log_prob.reshape(-1) > kLowest / 2);
 }
 
@@ -157,13 +154,9 @@ at::Tensor allowed_outcomes(const Structure& structure, const at::Tensor& scores
 }
 
 Problem widened(const Problem& problem) {
-  return {problem.structure,
-          problem.scores.to(at::promoteTypes(problem.scores.scalar_type(), at::kFloat)),
-          problem.loss,
-          problem.shared,
-          problem.context,
-          problem.entropy_weight,
-          problem.max_evaluations_per_chunk};
+  Problem wide = problem;
+  wide.scores = ops::widened(problem.scores);
+  return wide;
 }
 
 std::pair<Assignments, at::Tensor> join(const Assignments& a, const Assignments& b) {

@@ -14,6 +14,12 @@ TORCH_LIBRARY(sparsum, m) {
   m.def("entmax_backward.Tensor(Tensor grad, Tensor probs, Tensor alpha, int dim) -> Tensor");
   m.def("entmax_backward_alpha(Tensor grad, Tensor probs, Tensor alpha, int dim) -> Tensor");
 
+  m.def("normmax(Tensor scores, Tensor alpha, int dim=-1) -> Tensor");
+  m.def("normmax_backward(Tensor grad, Tensor probs, Tensor alpha, int dim) -> Tensor");
+
+  m.def("budget_sparsemax(Tensor scores, Tensor budget, int dim=-1) -> Tensor");
+  m.def("budget_sparsemax_backward(Tensor grad, Tensor probs, int dim) -> Tensor");
+
   m.def(
       "entmax_loss_forward(Tensor scores, Tensor target, float alpha, int dim, int ignore_index)"
       " -> (Tensor losses, Tensor probs)");

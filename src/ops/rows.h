@@ -17,6 +17,11 @@ inline at::ScalarType compute_type(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+/// `tensor` in that dtype, attached to it; no copy if it is so already.
+inline at::Tensor widened(const at::Tensor& tensor) {
+  return tensor.to(compute_type(tensor.scalar_type()));
+}
+
 /// `tensor` with `dim` moved last, dense, in `type`: [rows, cols]. No copy if it is so already.
 at::Tensor to_rows(const at::Tensor& tensor, int64_t dim, at::ScalarType type);
 

@@ -100,6 +100,18 @@ struct Dense {
   at::Tensor e, u, w;
 };
 
+/// What both backward passes begin with: c = g σ'(a), dense in the type of x, and the gradient in
+/// e, in e's own.
+struct InputGradient {
+  at::Tensor c, by_e;
+};
+
+InputGradient input_gradient(const Dense& x, const at::Tensor& grad, const at::Tensor& outer,
+                             const at::Tensor& slopes, at::ScalarType own) {
+  const at::Tensor c = at::mul(grad.to(x.type), outer).contiguous();
+  return {c, at::mul(c, slopes).to(own)};
+}
+
 Forward forward_cpu(const at::Tensor& e, const at::Tensor& u, const at::Tensor& w,
                     bool derivatives) {
   check(kOp, e, u, w);
@@ -122,18 +134,17 @@ Gradients backward_cpu(const at::Tensor& grad, const at::Tensor& e, const at::Te
   check_backward(grad, e, u, w, outer, slopes);
   const auto own = e.scalar_type();
   const Dense x(e, u, w);
-  const at::Tensor c = at::mul(grad.to(x.type), outer).contiguous();
-  const at::Tensor by_e = at::mul(c, slopes).to(own);
+  const InputGradient in = input_gradient(x, grad, outer, slopes, own);
   const at::Tensor by_u = at::empty(parameters ? u.sizes() : at::IntArrayRef{0}, x.u.options());
   const at::Tensor by_w = at::empty_like(by_u);
   if (parameters) {
     AT_DISPATCH_FLOATING_TYPES(x.type, kBackward, [&] {
-      kernels::scalar_perceptron_parameters(x.inputs<scalar_t>(), c.const_data_ptr<scalar_t>(),
+      kernels::scalar_perceptron_parameters(x.inputs<scalar_t>(), in.c.const_data_ptr<scalar_t>(),
                                             in_ranges, by_u.mutable_data_ptr<scalar_t>(),
                                             by_w.mutable_data_ptr<scalar_t>());
     });
   }
-  return {by_e, by_u.to(own), by_w.to(own)};
+  return {in.by_e, by_u.to(own), by_w.to(own)};
 }
 
 // --- other devices -------------------------------------------------------------------------------
@@ -174,19 +185,18 @@ Gradients backward_generic(const at::Tensor& grad, const at::Tensor& e, const at
   check_backward(grad, e, u, w, outer, slopes);
   const auto own = e.scalar_type();
   const Dense x(e, u, w);
-  const at::Tensor c = at::mul(grad.to(x.type), outer).contiguous();
-  const at::Tensor by_e = at::mul(c, slopes).to(own);
-  if (!parameters) return {by_e, at::empty({0}, u.options()), at::empty({0}, w.options())};
+  const InputGradient in = input_gradient(x, grad, outer, slopes, own);
+  if (!parameters) return {in.by_e, at::empty({0}, u.options()), at::empty({0}, w.options())};
   at::Tensor by_u = at::zeros_like(x.u), by_w = at::zeros_like(x.w);
   in_chunks(e, u, [&](int64_t begin, int64_t end) {
     const at::Tensor part = x.e.view(-1).slice(0, begin, end);
-    const at::Tensor weights = c.view(-1).slice(0, begin, end);
+    const at::Tensor weights = in.c.view(-1).slice(0, begin, end);
     at::Tensor s = at::outer(part, x.u).sigmoid_();
     by_w += at::mv(s.t(), weights);
     s = at::sigmoid_backward(at::ones({}, s.options()).expand_as(s), s);
     by_u += at::mv(s.t(), weights * part);
   });
-  return {by_e, (by_u * x.w).to(own), by_w.to(own)};
+  return {in.by_e, (by_u * x.w).to(own), by_w.to(own)};
 }
 
 Forward forward_meta(const at::Tensor& e, const at::Tensor& u, const at::Tensor& w,

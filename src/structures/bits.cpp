@@ -1,6 +1,7 @@
 #include "ops/bits.h"
 
 #include "ops/find_op.h"
+#include "ops/rows.h"
 #include "structures/flips.h"
 #include "structures/regular.h"
 
@@ -246,8 +247,7 @@ Assignments Bits::sample(const at::Tensor& scores, int64_t samples, at::Generato
   Assignments z = regular_assignments(scores.size(0), samples, bits_, scores.device());
   if (free()) {
     // Noise of half precision could not be below a small probability as rarely as it should.
-    const auto type = scores.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const at::Tensor p = scores.to(type).sigmoid().unsqueeze(1);
+    const at::Tensor p = ops::widened(scores).sigmoid().unsqueeze(1);
     const at::Tensor noise = at::rand({scores.size(0), samples, bits_}, generator, p.options());
     z.indicators = (noise < p).view({scores.size(0) * samples, bits_}).to(at::kByte);
   } else {

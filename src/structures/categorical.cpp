@@ -1,3 +1,4 @@
+#include "ops/rows.h"
 #include "structures/regular.h"
 
 #include <ATen/Dispatch.h>
@@ -109,8 +110,7 @@ Assignments Categorical::sample(const at::Tensor& scores, int64_t samples,
   TORCH_CHECK(samples >= 1, name(), ": sample: expected at least 1 sample, got ", samples);
   const at::NoGradGuard no_grad;
   const int64_t batch = scores.size(0);
-  const bool narrow = scores.scalar_type() == at::kHalf || scores.scalar_type() == at::kBFloat16;
-  const at::Tensor probs = (narrow ? scores.to(at::kFloat) : scores).softmax(1);
+  const at::Tensor probs = ops::widened(scores).softmax(1);
   const at::Tensor cumulative = probs.cumsum(1, at::kDouble);
   const at::Tensor total = cumulative.slice(1, values_ - 1);
   check_rows(name() + ": sample", scores, total.squeeze(1));

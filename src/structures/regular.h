@@ -9,4 +9,7 @@ namespace sparsum {
 Assignments regular_assignments(int64_t batch, int64_t per_example, int64_t parts,
                                 const at::Device& device);
 
+/// The place of each pair among its example's own, 0 the first: [n] int64.
+at::Tensor place_in_example(const Assignments& z);
+
 }  // namespace sparsum

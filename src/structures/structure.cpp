@@ -21,6 +21,10 @@ Assignments regular_assignments(int64_t batch, int64_t per_example, int64_t part
   return z;
 }
 
+at::Tensor place_in_example(const Assignments& z) {
+  return at::arange(z.count(), z.rows.options()) - z.row_splits.index_select(0, z.rows);
+}
+
 void Structure::not_available(const char* oracle) const {
   TORCH_CHECK(false, name(), ": ", oracle, " is not available");
 }

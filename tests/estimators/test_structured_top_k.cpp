@@ -1,8 +1,11 @@
 // Top-k sparsemax over structures against sparsemax over all of their members' scores; and the
 // estimators that sum a loss over the supports of such distributions.
 
+#include "tests/ops/tensors.h"
+#include "tests/oracle/bits.h"
 #include "tests/oracle/simplex.h"
 #include "tests/structures/errors.h"
+#include "tests/structures/plain.h"
 
 #include <gtest/gtest.h>
 #include <sparsum/bits.h>
@@ -20,7 +23,6 @@
 #include <map>
 #include <memory>
 #include <numeric>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -30,16 +32,13 @@ namespace sparsum {
 namespace {
 
 using oracle::Real;
+using oracle::score;
 using sparsum_test::error_of;
+using sparsum_test::largest;
+using sparsum_test::normal;
+using sparsum_test::Plain;
+using sparsum_test::seeded;
 using Configuration = std::vector<int>;
-
-at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
-
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
-  return at::randn(shape, seeded(seed), at::TensorOptions(at::kDouble));
-}
-
-double largest(const at::Tensor& x) { return x.numel() == 0 ? 0 : x.abs().max().item<double>(); }
 
 std::vector<double> row_of(const at::Tensor& scores, int64_t b) {
   const at::Tensor row = scores.detach()[b].to(at::kDouble).contiguous();
@@ -58,26 +57,6 @@ std::vector<std::unique_ptr<Bits>> structures(int64_t bits) {
   return all;
 }
 
-/// Every configuration, by counting in binary.
-std::vector<Configuration> enumerate(const Bits& structure) {
-  std::vector<Configuration> all;
-  for (int64_t code = 0; code < int64_t{1} << structure.parts(); ++code) {
-    Configuration z(static_cast<size_t>(structure.parts()));
-    int64_t on = 0;
-    for (size_t i = 0; i < z.size(); ++i) on += z[i] = static_cast<int>(code >> i & 1);
-    if (on >= structure.least() && on <= structure.most()) all.push_back(z);
-  }
-  return all;
-}
-
-double score(const Configuration& z, const std::vector<double>& t) {
-  double sum = 0;
-  for (size_t i = 0; i < z.size(); ++i) {
-    if (z[i]) sum += t[i];
-  }
-  return sum;
-}
-
 /// The members best first, those that tie in the order that Bits::k_best documents; forbidden ones
 /// left out.
 std::vector<Configuration> ranked(const Bits& structure, const std::vector<double>& t) {
@@ -92,7 +71,7 @@ std::vector<Configuration> ranked(const Bits& structure, const std::vector<doubl
     Configuration z;
   };
   std::vector<Entry> entries;
-  for (const Configuration& z : enumerate(structure)) {
+  for (const Configuration& z : oracle::members_of<int>(structure)) {
     Entry entry{score(z, t), {}, z};
     if (entry.score == -INFINITY) continue;
     for (size_t i = 0; i < z.size(); ++i) {
@@ -584,16 +563,6 @@ class BestOnly : public CustomStructure {
   std::vector<uint8_t> best(std::span<const double> t) const override {
     return {t[0] > 0, t[1] > 0, t[2] > 0};
   }
-};
-
-/// Neither bits nor a user's own.
-class Plain : public Structure {
- public:
-  std::string name() const override { return "plain"; }
-  int64_t parts() const override { return 3; }
-  double log_size() const override { return 0; }
-  std::optional<int64_t> size() const override { return 1; }
-  Assignments map(const at::Tensor&) const override { return {}; }
 };
 
 TEST(StructuredTopK, Refuses) {

@@ -315,34 +315,52 @@ TEST(UnorderedSet, DrawsAreDifferent) {
 // --- VIMCO: the gradient of its own bound
 // ---------------------------------------------------------
 
+/// All outcomes of a problem with those of the loss's own choice: log-probabilities of both
+/// together, log π of the outcome alone, and losses.
+struct Listed {
+  at::Tensor joint, outcome, losses;
+};
+Listed list_with_choice(const Enumerated& problem, const at::Tensor& t, const at::Tensor& own) {
+  const auto [log_probs, mean_losses] = problem.listed(t, own);
+  if (!problem.choice) return {log_probs, log_probs, mean_losses};
+  const at::Tensor h = problem.outcomes.matmul(problem.table);
+  const at::Tensor logit = h.select(1, 0) * own[2];
+  const at::Tensor losses = Enumerated::formula(h, own.unsqueeze(0));
+  return {at::cat({log_probs + at::log_sigmoid(-logit), log_probs + at::log_sigmoid(logit)}),
+          at::cat({log_probs, log_probs}), at::cat({losses, 2 * losses})};
+}
+
 TEST(Vimco, MeanGradientIsThatOfTheBound) {
-  for (const StructurePtr& structure : {categorical(4), bits(2)}) {
-    for (const int64_t samples : {2, 3}) {
-      for (const double weight : {1.0, 0.5}) {
-        const Enumerated problem(structure, 19);
-        const at::Tensor t = problem.scores.clone().set_requires_grad(true);
-        const at::Tensor own = problem.w.clone().set_requires_grad(true);
-        const auto [log_probs, losses] = problem.listed(t, own);
-        const at::Tensor f = -(losses + weight * log_probs);
-        // All m-tuples of outcomes, by broadcasting.
-        at::Tensor joint = at::zeros({1}, at::kDouble), sum = at::zeros({1}, at::kDouble);
-        for (int64_t i = 0; i < samples; ++i) {
-          joint = (joint.unsqueeze(1) + log_probs).flatten();
-          sum = (sum.unsqueeze(1) + f.exp()).flatten();
-        }
-        const at::Tensor bound = -(joint.exp() * (sum / static_cast<double>(samples)).log()).sum();
-        bound.backward();
-        EstimatorOptions options;
-        options.samples = samples;
-        const auto estimator = seasoned("vimco", *structure, options);
-        const Draws draws = draw(problem, *estimator, 30000, weight, 20);
-        EXPECT_LT(largest_z(draws.gradients, at::cat({t.grad(), own.grad()})), kLimit);
-        EXPECT_LT(largest_z(draws.estimate.objective.detach(), bound.detach()), kLimit);
-        EXPECT_LT(largest_z(draws.values, problem.exact(1).loss), kLimit);
-        // A tighter bound than the evidence lower bound's.
-        if (weight == 1) {
-          const auto exact = problem.exact(1);
-          EXPECT_LT(bound.item<double>(), (exact.loss - exact.entropy).item<double>());
+  for (const bool choice : {false, true}) {
+    for (const StructurePtr& structure : {categorical(4), bits(2)}) {
+      for (const int64_t samples : {2, 3}) {
+        for (const double weight : {1.0, 0.5}) {
+          const Enumerated problem(structure, 19, choice);
+          const at::Tensor t = problem.scores.clone().set_requires_grad(true);
+          const at::Tensor own = problem.w.clone().set_requires_grad(true);
+          const Listed all = list_with_choice(problem, t, own);
+          const at::Tensor f = -(all.losses + weight * all.outcome);
+          // All m-tuples of outcomes, by broadcasting.
+          at::Tensor joint = at::zeros({1}, at::kDouble), sum = at::zeros({1}, at::kDouble);
+          for (int64_t i = 0; i < samples; ++i) {
+            joint = (joint.unsqueeze(1) + all.joint).flatten();
+            sum = (sum.unsqueeze(1) + f.exp()).flatten();
+          }
+          const at::Tensor bound =
+              -(joint.exp() * (sum / static_cast<double>(samples)).log()).sum();
+          bound.backward();
+          EstimatorOptions options;
+          options.samples = samples;
+          const auto estimator = seasoned("vimco", *structure, options);
+          const Draws draws = draw(problem, *estimator, 30000, weight, 20);
+          EXPECT_LT(largest_z(draws.gradients, at::cat({t.grad(), own.grad()})), kLimit);
+          EXPECT_LT(largest_z(draws.estimate.objective.detach(), bound.detach()), kLimit);
+          EXPECT_LT(largest_z(draws.values, problem.exact(1).loss), kLimit);
+          // A tighter bound than the evidence lower bound's.
+          if (weight == 1) {
+            const auto exact = problem.exact(1);
+            EXPECT_LT(bound.item<double>(), (exact.loss - exact.entropy).item<double>());
+          }
         }
       }
     }
@@ -388,6 +406,31 @@ TEST(ControlVariates, AuxiliaryIsTheSecondMomentOfTheGradient) {
     const double difference = (moment(0.501, nullptr) - moment(0.499, nullptr)) / 0.002;
     EXPECT_NEAR(slope.item<double>(), difference, 1e-3 * std::abs(difference) + 1e-6);
   }
+}
+
+TEST(Relax, TheAverageIsUpdatedInTrainingAfterItsUse) {
+  const Enumerated problem(bits(3), 30);
+  const auto answer = [&](bool training, int calls, double* average) {
+    const auto estimator = seasoned("relax", *problem.structure);
+    estimator->train(training);
+    at::Tensor gradients;
+    for (int i = 0; i < calls; ++i) {
+      const auto leaves = problem.rows(40);
+      const Estimate got = estimator->estimate(problem.problem(leaves, 0, seeded(31)), seeded(32));
+      got.objective.sum().backward();
+      gradients = leaves[0].grad();
+    }
+    *average = estimator->named_buffers()["baseline.average"].item<double>();
+    return gradients;
+  };
+  double evaluated = 0, trained = 0, twice = 0;
+  const at::Tensor expected = answer(false, 1, &evaluated);
+  EXPECT_EQ(evaluated, 0.7);
+  EXPECT_TRUE(answer(true, 1, &trained).equal(expected));
+  EXPECT_NE(trained, 0.7);
+  // The second call uses what the first one left, and gives another gradient for the same draws.
+  EXPECT_FALSE(answer(true, 2, &twice).equal(expected));
+  EXPECT_NE(twice, trained);
 }
 
 TEST(Rebar, AdaptingTheTemperatureFollowsTheSecondMoment) {

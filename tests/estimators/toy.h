@@ -5,6 +5,7 @@
 //   ℓ(b, z) = sin(a_z x_b + c) + 0.3 a_z²,   x_b = tanh(u_b),
 // with parameters a [K] and c, and a non-leaf x that the loss shares among an example's outcomes.
 
+#include "tests/ops/tensors.h"
 #include "tests/oracle/simplex.h"
 
 #include <sparsum/estimator.h>
@@ -16,12 +17,6 @@
 #include <vector>
 
 namespace sparsum_test {
-
-inline at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
-
-inline at::Tensor normal(at::IntArrayRef shape, at::Generator generator) {
-  return at::randn(shape, generator, at::TensorOptions(at::kDouble));
-}
 
 /// Leaves with gradients, and the loss over them.
 struct Toy {

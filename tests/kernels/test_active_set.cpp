@@ -2,6 +2,8 @@
 // enumerating the set, closed forms of the marginals, and the QP's linear system solved by
 // elimination, all in long double. On every SIMD target of this machine.
 
+#include "tests/oracle/bits.h"
+
 #include <gtest/gtest.h>
 #include <sparsum/kernels/active_set.h>
 #include <sparsum/kernels/targets.h>
@@ -21,6 +23,7 @@
 namespace sparsum::kernels {
 namespace {
 
+using oracle::all_bits;
 using Real = long double;
 using Bytes = std::vector<uint8_t>;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -67,16 +70,6 @@ class Enumerated : public MapOracle {
  private:
   std::vector<Bytes> members_;
 };
-
-std::vector<Bytes> all_bits(size_t bits, const std::function<bool(const Bytes&)>& admits) {
-  std::vector<Bytes> members;
-  for (size_t code = 0; code < size_t{1} << bits; ++code) {
-    Bytes z(bits);
-    for (size_t i = 0; i < bits; ++i) z[i] = code >> i & 1;
-    if (admits(z)) members.push_back(z);
-  }
-  return members;
-}
 
 bool no_neighbours(const Bytes& z) {
   for (size_t i = 1; i < z.size(); ++i)

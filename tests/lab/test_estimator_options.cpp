@@ -95,11 +95,32 @@ TEST(EstimatorOptions, WhatTheEstimatorDoesNotReadIsRefusedByName) {
   EXPECT_TRUE(error("ssvae", {{"estimator", "sfe"}, {"baseline-lr", "0.1"}})
                   .starts_with("option --baseline-lr: estimator 'sfe' does not read it; nvil"));
 
+  // Read at other times.
+  EXPECT_EQ(error("ssvae", {{"estimator", "relax"}, {"control-scale", "2"}}),
+            "option --control-scale: estimator 'relax' does not read it with --embed-loss false");
+  EXPECT_EQ(error("ssvae", {{"estimator", "imle"}, {"gamma-terms", "4"}}),
+            "option --gamma-terms: estimator 'imle' does not read it with --noise gumbel");
+  EXPECT_EQ(error("ssvae", {{"estimator", "sfe"}, {"baseline", "none"}, {"baseline-decay", "0.5"}}),
+            "option --baseline-decay: estimator 'sfe' does not read it with --baseline none");
+  EXPECT_EQ(
+      error("ssvae",
+            {{"estimator", "gumbel"}, {"temperature-decay", "0"}, {"temperature-every", "10"}}),
+      "option --temperature-every: estimator 'gumbel' does not read it with --temperature-decay 0");
+  EXPECT_EQ(
+      error("bitvector",
+            {{"estimator", "sparsemap"}, {"algorithm", "closed-form"}, {"tolerance", "1e-6"}}),
+      "option --tolerance: estimator 'sparsemap' does not read it with --algorithm "
+      "closed-form");
+
   // What is read, and what has its default.
   for (const Settings& fine : std::vector<Settings>{
            {{"structure", "budget"}, {"budget", "4"}},
            {{"estimator", "sparsemap-budget"}, {"budget", "4"}},
            {{"estimator", "sfe"}, {"encoding", "both-states"}, {"temperature", "1"}},
+           {{"estimator", "relax"}, {"embed-loss", "true"}, {"control-scale", "2"}},
+           {{"estimator", "imle"}, {"noise", "sum-of-gamma"}, {"gamma-terms", "4"}},
+           {{"estimator", "sfe"}, {"baseline-decay", "0.5"}},
+           {{"estimator", "gumbel"}, {"temperature-every", "10"}},
        }) {
     EXPECT_NO_THROW(config_of("bitvector", fine)->resolve());
   }

@@ -1,4 +1,5 @@
 #include "tests/lab/folder.h"
+#include "tests/ops/tensors.h"
 
 #include <gtest/gtest.h>
 #include <lab/data/games.h>
@@ -12,8 +13,7 @@ namespace sparsum::lab {
 namespace {
 
 using sparsum_test::input_error_of;
-
-at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
+using sparsum_test::seeded;
 
 /// Concept of row i: i % concepts.
 at::Tensor cyclic(int64_t rows, int64_t concepts) { return at::arange(rows).remainder(concepts); }

@@ -1,4 +1,5 @@
 #include "tests/lab/folder.h"
+#include "tests/ops/tensors.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -22,10 +23,9 @@ namespace {
 
 using sparsum_test::Folder;
 using sparsum_test::input_error_of;
+using sparsum_test::seeded;
 using sparsum_test::slurp;
 using sparsum_test::spit;
-
-at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
 
 /// A data set of this test's own: six training and four test images.
 class Toy {
@@ -233,10 +233,10 @@ TEST(GetData, DownloadsChecksAndKeeps) {
   Toy toy;
   const Folder root;
   std::map<std::string, int64_t> seen;
-  get_data(toy.source(), root / "new/root",
+  get_data(toy.source(), root / "new/place",
            [&](const std::string& file, int64_t now, int64_t) { seen[file] = now; });
   for (const DataSource::File& file : toy.source().files) {
-    EXPECT_EQ(slurp(root / "new/root/toy" / file.name), slurp(toy.origin() / file.name));
+    EXPECT_EQ(slurp(root / "new/place/toy" / file.name), slurp(toy.origin() / file.name));
     EXPECT_EQ(seen.at(file.name),
               static_cast<int64_t>(std::filesystem::file_size(toy.origin() / file.name)));
   }
@@ -244,10 +244,10 @@ TEST(GetData, DownloadsChecksAndKeeps) {
   for (DataSource::File& file : toy.source().files) {
     if (file.name != "test-x.gz") file.url = "file:///nowhere";
   }
-  spit(root / "new/root/toy/test-x.gz", "damaged");
-  get_data(toy.source(), root / "new/root");
-  EXPECT_EQ(slurp(root / "new/root/toy/test-x.gz"), slurp(toy.origin() / "test-x.gz"));
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(root / "new/root/toy"), {}), 4);
+  spit(root / "new/place/toy/test-x.gz", "damaged");
+  get_data(toy.source(), root / "new/place");
+  EXPECT_EQ(slurp(root / "new/place/toy/test-x.gz"), slurp(toy.origin() / "test-x.gz"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(root / "new/place/toy"), {}), 4);
 }
 
 TEST(GetData, ReplacesADamagedCopyUnderTheOtherName) {

@@ -1,10 +1,10 @@
 // linear_cross_entropy against ATen's own operations, unfused, in float64.
 
 #include "tests/ops/gradcheck.h"
+#include "tests/ops/memory.h"
+#include "tests/ops/tensors.h"
 #include "tests/structures/errors.h"
 
-#include <c10/core/Allocator.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 #include <sparsum/linear_cross_entropy.h>
 #include <torch/torch.h>
@@ -13,7 +13,6 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -23,14 +22,10 @@ namespace sparsum {
 namespace {
 
 using sparsum_test::error_of;
-
-at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
-
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
-  return at::randn(shape, seeded(seed), at::TensorOptions(at::kDouble));
-}
-
-double largest(const at::Tensor& x) { return x.numel() == 0 ? 0 : x.abs().max().item<double>(); }
+using sparsum_test::largest;
+using sparsum_test::normal;
+using sparsum_test::peak_bytes;
+using sparsum_test::seeded;
 
 struct Shape {
   int64_t pairs, positions, width, classes, examples;
@@ -614,34 +609,14 @@ TEST(LinearCrossEntropy, ShapesWithoutValues) {
   EXPECT_EQ(weight.grad().sizes(), weight.sizes());
 }
 
-/// The most bytes that tensors made in this thread have taken at one time.
-class Meter : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
-    now_ += bytes;
-    most_ = std::max(most_, now_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t most() const { return most_; }
-
- private:
-  int64_t now_ = 0, most_ = 0;
-};
-
 TEST(LinearCrossEntropy, NeverHoldsTheScores) {
   for (const Shape& shape : {Shape{16, 1024, 5, 256, 4}, Shape{16, 64, 31, 1024, 4}}) {
     SCOPED_TRACE(describe(shape));
     const Inputs x = Inputs(shape, 2200).to(at::kFloat).leaves();
     const int64_t scores = shape.pairs * shape.positions * shape.classes * 4;
-    const auto peak = [&](const auto& call) {
-      const auto meter = std::make_shared<Meter>();
-      const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, meter);
-      call();
-      return meter->most();
-    };
-    EXPECT_GE(peak([&] { x.unfused(); }), scores);  // it measures
+    EXPECT_GE(peak_bytes([&] { x.unfused(); }), scores);  // it measures
     const at::Tensor g = at::ones({shape.pairs}, at::kFloat);
-    const int64_t own = peak([&] { gradients(x, x.fused(), g); });
+    const int64_t own = peak_bytes([&] { gradients(x, x.fused(), g); });
     // Gradients, their scaled and cloned copies, one gradient of the parameters a share or pair,
     // the targets as int64.
     const int64_t parameters = shape.classes * (shape.width + 1) * 4;

@@ -1,10 +1,10 @@
 // scalar_perceptron against ATen's own operations in float64.
 
 #include "tests/ops/gradcheck.h"
+#include "tests/ops/memory.h"
+#include "tests/ops/tensors.h"
 #include "tests/structures/errors.h"
 
-#include <c10/core/Allocator.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 #include <sparsum/scalar_perceptron.h>
 #include <torch/torch.h>
@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -22,12 +21,9 @@ namespace sparsum {
 namespace {
 
 using sparsum_test::error_of;
-
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
-  return at::randn(shape, at::detail::createCPUGenerator(seed), at::TensorOptions(at::kDouble));
-}
-
-double largest(const at::Tensor& x) { return x.numel() == 0 ? 0 : x.abs().max().item<double>(); }
+using sparsum_test::largest;
+using sparsum_test::normal;
+using sparsum_test::peak_bytes;
 
 struct Inputs {
   at::Tensor e, u, w;
@@ -437,31 +433,11 @@ TEST(ScalarPerceptron, ShapesWithoutValues) {
   EXPECT_NE(error_of([&] { scalar_perceptron(e, u, w.slice(0, 1)); }), "");
 }
 
-/// The most bytes that tensors made in this thread have taken at one time.
-class Meter : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
-    now_ += bytes;
-    most_ = std::max(most_, now_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t most() const { return most_; }
-
- private:
-  int64_t now_ = 0, most_ = 0;
-};
-
 TEST(ScalarPerceptron, NeverHoldsTheHiddenUnits) {
   for (const double size : {1.0, 1e4}) {
     const Inputs x = Inputs({4096}, 128, 1500, size).to(at::kFloat).leaves();
-    const auto peak = [&](const auto& call) {
-      const auto meter = std::make_shared<Meter>();
-      const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, meter);
-      call();
-      return meter->most();
-    };
-    EXPECT_GE(peak([&] { x.unfused(); }), 4096 * 128 * 4);  // it measures
-    EXPECT_LE(peak([&] { gradients(x, x.fused(), at::ones_like(x.e)); }), 10 * 4096 * 4);
+    EXPECT_GE(peak_bytes([&] { x.unfused(); }), 4096 * 128 * 4);  // it measures
+    EXPECT_LE(peak_bytes([&] { gradients(x, x.fused(), at::ones_like(x.e)); }), 10 * 4096 * 4);
   }
 }
 

@@ -3,7 +3,10 @@
 // ones against that certificate alone, found by sorting.
 
 #include "tests/ops/gradcheck.h"
+#include "tests/ops/tensors.h"
+#include "tests/oracle/bits.h"
 #include "tests/structures/errors.h"
+#include "tests/structures/plain.h"
 
 #include <gtest/gtest.h>
 #include <sparsum/bits.h>
@@ -18,11 +21,8 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
-#include <numeric>
-#include <optional>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -33,7 +33,12 @@
 namespace sparsum {
 namespace {
 
+using oracle::all_bits;
 using sparsum_test::error_of;
+using sparsum_test::largest;
+using sparsum_test::normal;
+using sparsum_test::Plain;
+using sparsum_test::seeded;
 using Real = long double;
 using Bytes = std::vector<uint8_t>;
 using Scores = std::vector<double>;
@@ -42,19 +47,11 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr auto kActiveSet = SparsemapAlgorithm::kActiveSet;
 constexpr auto kClosedForm = SparsemapAlgorithm::kClosedForm;
 
-at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
-
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
-  return at::randn(shape, seeded(seed), at::TensorOptions(at::kDouble));
-}
-
 template <typename T>
 std::vector<T> list(const at::Tensor& tensor) {
   const at::Tensor dense = tensor.detach().to(c10::CppTypeToScalarType<T>::value).contiguous();
   return {dense.const_data_ptr<T>(), dense.const_data_ptr<T>() + dense.numel()};
 }
-
-double largest(const at::Tensor& x) { return x.numel() == 0 ? 0 : x.abs().max().item<double>(); }
 
 // --- structures ----------------------------------------------------------------------------------
 
@@ -130,23 +127,10 @@ struct Set {
   }
 };
 
-std::vector<Bytes> all_bits(size_t bits, const std::function<bool(const Bytes&)>& admits) {
-  std::vector<Bytes> members;
-  for (size_t code = 0; code < size_t{1} << bits; ++code) {
-    Bytes z(bits);
-    for (size_t i = 0; i < bits; ++i) z[i] = code >> i & 1;
-    if (admits(z)) members.push_back(z);
-  }
-  return members;
-}
-
 template <typename S, typename... Arguments>
 Set bits_set(Arguments... arguments) {
   const auto structure = std::make_shared<S>(arguments...);
-  return {structure, all_bits(static_cast<size_t>(structure->parts()), [&](const Bytes& z) {
-            const int64_t on = std::accumulate(z.begin(), z.end(), int64_t{0});
-            return on >= structure->least() && on <= structure->most();
-          })};
+  return {structure, oracle::members_of(*structure)};
 }
 
 std::vector<Set> bits_sets(int64_t n) {
@@ -1457,16 +1441,6 @@ TEST(Sparsemap, TheNumberOfThreadsDoesNotMatter) {
 }
 
 // --- errors --------------------------------------------------------------------------------------
-
-/// Neither bits nor a user's own: a MAP oracle for batches alone.
-class Plain : public Structure {
- public:
-  std::string name() const override { return "plain"; }
-  int64_t parts() const override { return 3; }
-  double log_size() const override { return 0; }
-  std::optional<int64_t> size() const override { return 1; }
-  Assignments map(const at::Tensor&) const override { return {}; }
-};
 
 TEST(Sparsemap, RefusesWhatItCannotSolve) {
   const at::Tensor scores = normal({2, 3}, 1400);

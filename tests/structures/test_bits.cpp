@@ -1,5 +1,7 @@
 // Bit vectors, budgets and subsets against full enumeration.
 
+#include "tests/ops/tensors.h"
+#include "tests/oracle/bits.h"
 #include "tests/structures/errors.h"
 
 #include <gtest/gtest.h>
@@ -19,13 +21,12 @@
 namespace sparsum {
 namespace {
 
+using oracle::members_of;
+using oracle::score;
 using sparsum_test::error_of;
-
-at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
-
-at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
-  return at::randn(shape, seeded(seed), at::TensorOptions(at::kDouble));
-}
+using sparsum_test::normal;
+using sparsum_test::seeded;
+using Configuration = std::vector<int>;
 
 std::vector<std::unique_ptr<Bits>> structures(int64_t bits) {
   std::vector<std::unique_ptr<Bits>> all;
@@ -38,36 +39,14 @@ std::vector<std::unique_ptr<Bits>> structures(int64_t bits) {
   return all;
 }
 
-using Configuration = std::vector<int>;
-
-/// Every configuration, by counting in binary.
-std::vector<Configuration> enumerate(const Bits& structure) {
-  std::vector<Configuration> all;
-  for (int64_t code = 0; code < int64_t{1} << structure.parts(); ++code) {
-    Configuration z(static_cast<size_t>(structure.parts()));
-    int64_t on = 0;
-    for (size_t i = 0; i < z.size(); ++i) on += z[i] = (code >> i) & 1;
-    if (on >= structure.least() && on <= structure.most()) all.push_back(z);
-  }
-  return all;
-}
-
 std::vector<double> row_of(const at::Tensor& scores, int64_t b) {
   const at::Tensor row = scores[b].to(at::kDouble).contiguous();
   return {row.const_data_ptr<double>(), row.const_data_ptr<double>() + row.size(0)};
 }
 
-double score(const Configuration& z, const std::vector<double>& t) {
-  double sum = 0;
-  for (size_t i = 0; i < z.size(); ++i) {
-    if (z[i]) sum += t[i];
-  }
-  return sum;
-}
-
 /// The documented order: best score first, then the rule on ties.
 std::vector<Configuration> sorted(const Bits& structure, const std::vector<double>& t) {
-  std::vector<Configuration> all = enumerate(structure);
+  std::vector<Configuration> all = members_of<int>(structure);
   std::erase_if(all, [&](const Configuration& z) { return score(z, t) == -INFINITY; });
   std::vector<size_t> ranked(t.size());
   for (size_t i = 0; i < t.size(); ++i) ranked[i] = i;
@@ -131,7 +110,7 @@ TEST(Bits, Describes) {
   EXPECT_NEAR(BitVector(128).log_size(), 128 * std::log(2.0), 1e-12);
   for (int64_t bits : {1, 2, 5, 9}) {
     for (const auto& structure : structures(bits)) {
-      EXPECT_EQ(structure->size(), enumerate(*structure).size()) << structure->name();
+      EXPECT_EQ(structure->size(), members_of<int>(*structure).size()) << structure->name();
     }
   }
 }
@@ -140,8 +119,8 @@ TEST(Bits, EnumeratesInOrder) {
   for (int64_t bits : {1, 3, 7}) {
     for (const auto& structure : structures(bits)) {
       const Assignments z = structure->enumerate(2, at::kCPU);
-      EXPECT_EQ(configurations(z, 0), enumerate(*structure)) << structure->name();
-      EXPECT_EQ(configurations(z, 1), enumerate(*structure)) << structure->name();
+      EXPECT_EQ(configurations(z, 0), members_of<int>(*structure)) << structure->name();
+      EXPECT_EQ(configurations(z, 1), members_of<int>(*structure)) << structure->name();
     }
   }
   EXPECT_EQ(error_of([] { BitVector(20).enumerate(1, at::kCPU); }),

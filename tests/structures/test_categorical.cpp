@@ -1,3 +1,4 @@
+#include "tests/ops/tensors.h"
 #include "tests/structures/errors.h"
 
 #include <gtest/gtest.h>
@@ -14,11 +15,10 @@ namespace sparsum {
 namespace {
 
 using sparsum_test::error_of;
-
-at::Generator seeded(uint64_t seed) { return at::detail::createCPUGenerator(seed); }
+using sparsum_test::seeded;
 
 at::Tensor random_scores(int64_t batch, int64_t values, uint64_t seed) {
-  return at::randn({batch, values}, seeded(seed), at::TensorOptions(at::kDouble));
+  return sparsum_test::normal({batch, values}, seed);
 }
 
 /// Softmax of one row, in plain loops.
