@@ -19,18 +19,10 @@ struct Arguments {
 CLI::App* add_common(CLI::App& program, const char* name, const char* description,
                      const std::shared_ptr<Arguments>& arguments) {
   auto* command = program.add_subcommand(name, description);
-  command->add_option("run", arguments->request.run, "folder of a run of `train bitvector`")
-      ->required()
-      ->type_name("RUN");
-  command
-      ->add_option("--checkpoint", arguments->request.checkpoint,
-                   "name of the checkpoint in RUN/checkpoints [default best, else last]")
-      ->type_name("NAME");
+  add_run(*command, "run", "folder of a run of `train bitvector`", arguments->request.run,
+          arguments->request.checkpoint);
   command->add_flag("--json", arguments->json, "print what was done as JSON");
-  lab::RunConfig defaults;
-  lab::Options options;
-  defaults.declare(options);
-  add_options(*command, options, arguments->request.settings, {"seed", "data", "checkpoint-every"});
+  add_run_options(*command, arguments->request.settings, {"data"});
   return command;
 }
 

@@ -19,6 +19,7 @@ using Command = std::function<int()>;
 
 // Each adds its command to the program; parsing sets `chosen`.
 void add_train(CLI::App& program, Command& chosen);
+void add_sweep(CLI::App& program, Command& chosen);
 void add_evaluate(CLI::App& program, Command& chosen);
 void add_gradient_quality(CLI::App& program, Command& chosen);
 void add_encode(CLI::App& program, Command& chosen);

@@ -5,28 +5,24 @@
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
+#include <string>
 
 namespace sparsum::cli {
 
 void add_evaluate(CLI::App& program, Command& chosen) {
   struct Arguments {
-    std::string run, checkpoint;
+    std::filesystem::path run;
+    std::string checkpoint;
     lab::Settings settings;
     bool json = false;
   };
   auto* command = program.add_subcommand("evaluate", "Evaluate a run on the test images again");
   const auto arguments = std::make_shared<Arguments>();
-  command->add_option("run", arguments->run, "folder of the run")->required()->type_name("RUN");
-  command
-      ->add_option("--checkpoint", arguments->checkpoint,
-                   "name of the checkpoint in RUN/checkpoints [default best, else last]")
-      ->type_name("NAME");
+  add_run(*command, "run", "folder of the run", arguments->run, arguments->checkpoint);
   command->add_flag("--json", arguments->json, "print the results as JSON");
-  lab::RunConfig defaults;
-  lab::Options options;
-  defaults.declare(options);
-  add_options(*command, options, arguments->settings, {"seed", "checkpoint-every"});
+  add_run_options(*command, arguments->settings);
   command->callback([arguments, &chosen] {
     chosen = [arguments] {
       const lab::Json result =

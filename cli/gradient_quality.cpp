@@ -100,20 +100,14 @@ void add_gradient_quality(CLI::App& program, Command& chosen) {
 
   const auto of_run = std::make_shared<Arguments>();
   auto* run_command = command->add_subcommand("run", "At the model of a run");
-  run_command->add_option("folder", of_run->request.run, "folder of the run")
-      ->required()
-      ->type_name("RUN");
-  run_command
-      ->add_option("--checkpoint", of_run->request.checkpoint,
-                   "name of the checkpoint in RUN/checkpoints [default best, else last]")
-      ->type_name("NAME");
+  add_run(*run_command, "folder", "folder of the run", of_run->request.run,
+          of_run->request.checkpoint);
   add_common(*run_command, of_run);
-  lab::RunConfig defaults;
+  add_run_options(*run_command, of_run->request.settings);
   lab::EstimatorSettings estimator("dense");
   lab::Options options;
-  defaults.declare(options);
   declare_estimator_options(options, estimator);
-  add_options(*run_command, options, of_run->request.settings, {"seed", "checkpoint-every"});
+  add_options(*run_command, options, of_run->request.settings);
   run_command->callback([of_run, &chosen] { chosen = [of_run] { return run(*of_run); }; });
 
   for (const auto& [name, description] : lab::experiments()) {

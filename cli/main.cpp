@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
       "saved.");
   cli::Command chosen;
   cli::add_train(program, chosen);
+  cli::add_sweep(program, chosen);
   cli::add_evaluate(program, chosen);
   cli::add_gradient_quality(program, chosen);
   cli::add_encode(program, chosen);

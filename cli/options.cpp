@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <utility>
 
 namespace sparsum::cli {
 namespace {
@@ -56,6 +57,23 @@ void add_options(CLI::App& command, const lab::Options& options, lab::Settings& 
         ->take_last()  // as the last of a shell's words wins everywhere: aliases can be overridden
         ->type_name(type_name(option));
   }
+}
+
+void add_run(CLI::App& command, const std::string& name, const std::string& description,
+             std::filesystem::path& folder, std::string& checkpoint) {
+  command.add_option(name, folder, description)->required()->type_name("RUN");
+  command
+      .add_option("--checkpoint", checkpoint,
+                  "name of the checkpoint in RUN/checkpoints [default best, else last]")
+      ->type_name("NAME");
+}
+
+void add_run_options(CLI::App& command, lab::Settings& settings, std::vector<std::string> skip) {
+  skip.insert(skip.end(), {"seed", "checkpoint-every"});
+  lab::RunConfig defaults;
+  lab::Options options;
+  defaults.declare(options);
+  add_options(command, options, settings, skip);
 }
 
 }  // namespace sparsum::cli

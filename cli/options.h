@@ -5,11 +5,24 @@
 
 #include <CLI/App.hpp>
 
+#include <filesystem>
+#include <string>
+#include <vector>
+
 namespace sparsum::cli {
 
 /// Adds a flag for every option but those in `skip`; what the command line gives is appended to
 /// `settings` in its order and checked by whoever applies it.
 void add_options(CLI::App& command, const lab::Options& options, lab::Settings& settings,
                  const std::vector<std::string>& skip = {});
+
+/// Adds what names the model of a run: the argument `name` for its folder, and --checkpoint.
+void add_run(CLI::App& command, const std::string& name, const std::string& description,
+             std::filesystem::path& folder, std::string& checkpoint);
+
+/// Adds a flag for every option of a run that may be another when its model is used than it was in
+/// training, but those in `skip`.
+void add_run_options(CLI::App& command, lab::Settings& settings,
+                     std::vector<std::string> skip = {});
 
 }  // namespace sparsum::cli

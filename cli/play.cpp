@@ -53,13 +53,8 @@ void add_play(CLI::App& program, Command& chosen) {
   const auto arguments = std::make_shared<Arguments>();
   auto* command =
       program.add_subcommand("play", "Play a few test games with a trained sender and receiver");
-  command->add_option("run", arguments->run, "folder of a run of `train signal`")
-      ->required()
-      ->type_name("RUN");
-  command
-      ->add_option("--checkpoint", arguments->checkpoint,
-                   "name of the checkpoint in RUN/checkpoints [default best, else last]")
-      ->type_name("NAME");
+  add_run(*command, "run", "folder of a run of `train signal`", arguments->run,
+          arguments->checkpoint);
   command->add_option("--games", arguments->games, "how many games [default 8]")
       ->type_name("INT")
       ->check(CLI::Range(1, 1000));
@@ -68,10 +63,7 @@ void add_play(CLI::App& program, Command& chosen) {
                    "folder for games.png and games.json [default RUN/play]")
       ->type_name("DIR");
   command->add_flag("--json", arguments->json, "print the games as JSON");
-  lab::RunConfig defaults;
-  lab::Options options;
-  defaults.declare(options);
-  add_options(*command, options, arguments->settings, {"seed", "checkpoint-every"});
+  add_run_options(*command, arguments->settings);
   command->callback([arguments, &chosen] { chosen = [arguments] { return play(*arguments); }; });
 }
 

@@ -22,12 +22,6 @@ __attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ..
   return text;
 }
 
-std::string duration(double seconds) {
-  const auto s = static_cast<long long>(std::lround(seconds));
-  return s >= 3600 ? format("%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60)
-                   : format("%lld:%02lld", s / 60, s % 60);
-}
-
 std::string numbers_text(const lab::EpochNumbers& numbers) {
   std::string text = format("loss %.2f", numbers.objective);
   if (numbers.accuracy) text += format("  acc %.2f %%", 100 * *numbers.accuracy);
@@ -150,6 +144,12 @@ std::function<void(const lab::GradientQualityProgress&)> make_gradient_progress(
                  static_cast<long long>(progress.done), static_cast<long long>(progress.total));
     std::fflush(stderr);
   };
+}
+
+std::string duration(double seconds) {
+  const auto s = static_cast<long long>(std::lround(seconds));
+  return s >= 3600 ? format("%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60)
+                   : format("%lld:%02lld", s / 60, s % 60);
 }
 
 double number(const lab::Json& value) {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 namespace sparsum::cli {
 
@@ -14,6 +15,9 @@ std::unique_ptr<lab::TrainingObserver> make_progress(bool quiet);
 /// Shows a comparison of gradients on stderr: a line that changes on a terminal, else a line an
 /// estimator; nothing when `quiet`.
 std::function<void(const lab::GradientQualityProgress&)> make_gradient_progress(bool quiet);
+
+/// "2:05" or "1:02:05".
+std::string duration(double seconds);
 
 /// A number of a JSON result, NaN where it is null.
 double number(const lab::Json& value);

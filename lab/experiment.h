@@ -126,6 +126,9 @@ class ExperimentConfig {
   virtual std::vector<std::string> also_read() const { return {}; }
   /// Works out what was left to "auto" and checks options against each other. Throws InputError.
   virtual void resolve() = 0;
+  /// Throws InputError if the estimator is not defined for the experiment's variable, or not with
+  /// its options; call resolve() first. make() finds this, too, but reads the data before.
+  virtual void check_estimator() const = 0;
   virtual std::unique_ptr<ExperimentConfig> clone() const = 0;
   /// The name of a run folder with these options, e.g. "ssvae-mnist-sparsemax-s0".
   virtual std::string run_name() const = 0;

@@ -7,12 +7,6 @@
 namespace sparsum::lab {
 namespace {
 
-// What kaiming_uniform_(a = √5) of torch::nn::Linear comes to, for weights and biases alike.
-at::Tensor initial(at::IntArrayRef shape, int64_t inputs, at::Generator& generator) {
-  const double bound = 1.0 / std::sqrt(static_cast<double>(inputs));
-  return at::empty(shape, at::kFloat).uniform_(-bound, bound, generator);
-}
-
 /// A linear layer with or without ReLU as one node of the graph: small layers cost as much in nodes
 /// as in arithmetic.
 class LinearNode : public torch::autograd::Function<LinearNode> {
@@ -40,6 +34,11 @@ class LinearNode : public torch::autograd::Function<LinearNode> {
 };
 
 }  // namespace
+
+at::Tensor initial(at::IntArrayRef shape, int64_t inputs, const at::Generator& generator) {
+  const double bound = 1 / std::sqrt(static_cast<double>(inputs));
+  return at::empty(shape, at::kFloat).uniform_(-bound, bound, generator);
+}
 
 Linear::Linear(int64_t inputs, int64_t outputs, at::Generator generator) {
   weight_ = register_parameter("weight", initial({outputs, inputs}, inputs, generator));

@@ -9,6 +9,10 @@
 
 namespace sparsum::lab {
 
+/// Fresh weights or biases of a layer with so many inputs, float32: uniform on ±1/√inputs, which is
+/// what kaiming_uniform_(a = √5) of torch::nn::Linear comes to.
+at::Tensor initial(at::IntArrayRef shape, int64_t inputs, const at::Generator& generator);
+
 /// x ↦ x Wᵀ + b, initialised as torch::nn::Linear (weights and biases uniform on ±1/√inputs), but
 /// from a generator that is passed in instead of the global one.
 class Linear : public torch::nn::Module {

@@ -127,6 +127,10 @@ std::unique_ptr<ExperimentConfig> BitvectorConfig::clone() const {
   return std::make_unique<BitvectorConfig>(*this);
 }
 
+void BitvectorConfig::check_estimator() const {
+  make_estimator(estimator, *make_structure(), BitvectorCodec::kPixels, run.seed);
+}
+
 std::string BitvectorConfig::run_name() const {
   std::ostringstream name;
   name << "bitvector-" << dataset << "-d" << bits << "-" << estimator.name;

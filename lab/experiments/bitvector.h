@@ -27,6 +27,7 @@ struct BitvectorConfig final : ExperimentConfig {
   BitvectorConfig();
   Options options() override;
   void resolve() override;
+  void check_estimator() const override;
   EstimatorSettings& estimator_settings() override { return estimator; }
   /// The budget, where the structure has one.
   std::vector<std::string> also_read() const override;

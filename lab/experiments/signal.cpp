@@ -42,11 +42,6 @@ Hyperparameters hyperparameters(const std::string& estimator, const std::string&
 /// Of Gumbel-Softmax, a step, renewed every 1,000 steps.
 constexpr double kPublishedTemperatureDecay = 1e-5;
 
-at::Tensor initial(at::IntArrayRef shape, int64_t inputs, const at::Generator& generator) {
-  const double bound = 1 / std::sqrt(static_cast<double>(inputs));
-  return at::empty(shape, at::kFloat).uniform_(-bound, bound, generator);
-}
-
 /// Ranks from 0, the mean of theirs for equal values: [n] float64.
 at::Tensor ranks(const at::Tensor& values) {
   const auto [distinct, inverse, counts] =
@@ -154,8 +149,20 @@ void SignalConfig::resolve() {
   resolve_estimator(estimator, learning_rate, kPublishedTemperatureDecay);
 }
 
+std::string SignalConfig::signature(int64_t width) const {
+  std::ostringstream text;
+  text << "signal " << width << " features, " << symbols << " symbols, " << embedding
+       << " embedding, " << hidden << " hidden";
+  return text.str();
+}
+
 std::unique_ptr<ExperimentConfig> SignalConfig::clone() const {
   return std::make_unique<SignalConfig>(*this);
+}
+
+void SignalConfig::check_estimator() const {
+  // The width of the images is known from the data alone, and no estimator refuses one.
+  make_estimator(estimator, Categorical(symbols), /*context=*/1, run.seed);
 }
 
 std::string SignalConfig::run_name() const {
@@ -257,12 +264,7 @@ Signal::Signal(const SignalConfig& config, ConceptData data)
   start_streams(phases_.front().name);
 }
 
-std::string Signal::signature() const {
-  std::ostringstream text;
-  text << "signal " << data_.train.features->width() << " features, " << config_.symbols
-       << " symbols, " << config_.embedding << " embedding, " << config_.hidden << " hidden";
-  return text.str();
-}
+std::string Signal::signature() const { return config_.signature(data_.train.features->width()); }
 
 void Signal::start_streams(const std::string& phase) {
   game_draws_ = make_generator(config_.run.seed, phase + "/games");

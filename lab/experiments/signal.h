@@ -26,10 +26,14 @@ namespace sparsum::lab {
 struct SignalConfig final : ExperimentConfig {
   Options options() override;
   void resolve() override;
+  void check_estimator() const override;
   EstimatorSettings& estimator_settings() override { return estimator; }
   std::unique_ptr<ExperimentConfig> clone() const override;
   std::string run_name() const override;
   std::unique_ptr<Experiment> make() const override;
+
+  /// What a checkpoint of such a model must agree in to be loaded. width: features of an image.
+  std::string signature(int64_t width) const;
 
   std::string experiment = "signal";
   std::string dataset = "mnist+fashion-mnist";

@@ -109,6 +109,13 @@ std::string SsvaeConfig::map() const {
   return "softmax";
 }
 
+std::string SsvaeConfig::signature(int64_t pixels, int64_t classes) const {
+  std::ostringstream text;
+  text << "ssvae " << pixels << " pixels, " << classes << " classes, " << SsvaeModel::kLatents
+       << " latents, " << map();
+  return text.str();
+}
+
 void SsvaeConfig::resolve() {
   SsvaeConfig fresh;
   require_read(options(), fresh.options(), estimator.name);
@@ -131,6 +138,11 @@ void SsvaeConfig::resolve() {
 
 std::unique_ptr<ExperimentConfig> SsvaeConfig::clone() const {
   return std::make_unique<SsvaeConfig>(*this);
+}
+
+void SsvaeConfig::check_estimator() const {
+  // Both data sets have ten classes of images of 28 × 28 pixels.
+  make_estimator(estimator, Categorical(10), /*context=*/784, run.seed);
 }
 
 std::string SsvaeConfig::run_name() const {
@@ -237,12 +249,7 @@ Ssvae::Ssvae(const SsvaeConfig& config, ImageData data, Split split)
   start_streams(phases_.front().name);
 }
 
-std::string Ssvae::signature() const {
-  std::ostringstream text;
-  text << "ssvae " << pixels_ << " pixels, " << classes_ << " classes, " << SsvaeModel::kLatents
-       << " latents, " << config_.map();
-  return text.str();
-}
+std::string Ssvae::signature() const { return config_.signature(pixels_, classes_); }
 
 void Ssvae::start_streams(const std::string& phase) {
   const int64_t seed = config_.run.seed;

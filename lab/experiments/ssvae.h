@@ -24,6 +24,7 @@ namespace sparsum::lab {
 struct SsvaeConfig final : ExperimentConfig {
   Options options() override;
   void resolve() override;
+  void check_estimator() const override;
   EstimatorSettings& estimator_settings() override { return estimator; }
   std::unique_ptr<ExperimentConfig> clone() const override;
   std::string run_name() const override;
@@ -32,6 +33,8 @@ struct SsvaeConfig final : ExperimentConfig {
   /// The map from scores to probabilities that the estimator uses: models that share it can share a
   /// warm start.
   std::string map() const;
+  /// What a checkpoint of such a model must agree in to be loaded.
+  std::string signature(int64_t pixels, int64_t classes) const;
 
   std::string experiment = "ssvae";
   std::string dataset = "mnist";

@@ -1,0 +1,167 @@
+"""`sparsum sweep`: a list of runs, done once each, whatever stops or fails in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import PROGRAM, Sparsum
+
+COMMON = """
+[common]
+experiment = "ssvae"
+split = "stratified"
+labelled = 40
+unlabelled = 200
+validation = 40
+warmup-epochs = 1
+epochs = 2
+steps-per-epoch = 3
+batch-size = 10
+"""
+
+
+def write(folder: Path, runs: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(COMMON + runs)
+    return path
+
+
+def finished(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in (folder / "runs").glob("*/summary.json"))
+
+
+def test_every_run_is_done_once_and_as_train_does_it(sparsum: Sparsum, tmp_path: Path):
+    study = write(tmp_path, '[[runs]]\nseed = [0, 1]\n[[runs]]\nestimator = "dense"\nlabel = "a b"\n')
+    out = tmp_path / "out"
+    first = sparsum("sweep", study, "--out", out, "--jobs", 2, "--threads", 2, "--json")
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout) == {
+        "sweep": str(out),
+        "finished": 3,
+        "failed": 0,
+        "elsewhere": 0,
+        "waiting": 0,
+    }
+    names = ["a b-s0", "ssvae-mnist-sparsemax-s0", "ssvae-mnist-sparsemax-s1"]
+    assert finished(out) == names
+    plan = json.loads((out / "sweep.json").read_text())
+    assert sorted(run["name"] for run in plan["runs"]) == names
+    assert [run["label"] for run in plan["runs"]] == ["ssvae-mnist-sparsemax"] * 2 + ["a b"]
+    assert all(run["epochs"] == 3 for run in plan["runs"])
+    assert (out / "sweep.toml").read_text() == study.read_text()
+
+    # The same as by hand, to the byte.
+    alone = sparsum("train", "ssvae", "--config", out / "configs" / "a b-s0.toml", "--threads", 1,
+                    "--out", tmp_path / "alone", "--quiet")
+    assert alone.returncode == 0, alone.stderr
+    assert (tmp_path / "alone/metrics.jsonl").read_bytes() == (
+        out / "runs" / "a b-s0" / "metrics.jsonl"
+    ).read_bytes()
+
+    # Again: nothing is left to do, and nothing is done.
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
+    again = sparsum("sweep", study, "--out", out)
+    assert again.returncode == 0 and again.stderr == "", again.stderr
+    assert "3 done, 0 failed" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
+
+
+def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(sparsum: Sparsum, tmp_path: Path):
+    study = write(tmp_path, '[[runs]]\nlr = 1e30\nlabel = "hot"\n[[runs]]\nlabel = "mild"\n')
+    out = tmp_path / "out"
+    result = sparsum("sweep", study, "--out", out)
+    assert result.returncode == 1
+    assert "1 done, 1 failed" in result.stdout
+    assert finished(out) == ["mild-s0"]
+    failure = json.loads((out / "failed/hot-s0.json").read_text())
+    assert failure["exit_code"] == 3
+    assert "training stopped at step" in failure["message"]
+    assert f"hot-s0: failed: {failure['message']}" in result.stderr
+    again = sparsum("sweep", study, "--out", out, "--quiet")
+    assert again.returncode == 1 and again.stderr.startswith("hot-s0: failed: ")
+
+
+def test_shards_share_the_runs_out(sparsum: Sparsum, tmp_path: Path):
+    study = write(tmp_path, "[[runs]]\nseed = [0, 1, 2]\n")
+    out = tmp_path / "out"
+    assert sparsum("sweep", study, "--out", out, "--shard", "1/2").returncode == 0
+    assert finished(out) == ["ssvae-mnist-sparsemax-s1"]
+    assert sparsum("sweep", study, "--out", out, "--shard", "0/2").returncode == 0
+    assert len(finished(out)) == 3
+
+
+def test_stopped_and_gone_on_with(sparsum: Sparsum, tmp_path: Path, data: Path):
+    study = write(tmp_path, "[[runs]]\nepochs = 20\ncheckpoint-every = 1\n")
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [str(PROGRAM), "sweep", str(study), "--out", str(out)],
+        cwd=tmp_path,
+        env={**os.environ, "SPARSUM_DATA": str(data)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = out / "runs/ssvae-mnist-sparsemax-s0/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on where it was" in messages
+    assert finished(out) == []
+    result = sparsum("sweep", study, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert len(finished(out)) == 1
+    # Uninterrupted, in another folder: the same numbers.
+    assert sparsum("sweep", study, "--out", tmp_path / "other").returncode == 0
+    assert (
+        metrics.read_bytes()
+        == (tmp_path / "other/runs/ssvae-mnist-sparsemax-s0/metrics.jsonl").read_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ('[[runs]]\nestimator = ["dense", "arm"]\n', "estimator 'arm' is for bit vectors"),
+        ("[[runs]]\nlr = [1e-3, -1.0]\n", "option --lr: expected a finite number at least 0"),
+        ("[[runs]]\nseed = 0\n[[runs]]\nseed = 0\n", "two runs are called"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_begins(
+    sparsum: Sparsum, tmp_path: Path, runs: str, message: str
+):
+    study = write(tmp_path, runs)
+    result = sparsum("sweep", study, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"sparsum: {study}") and message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_keeps_its_runs_options(sparsum: Sparsum, tmp_path: Path):
+    out = tmp_path / "out"
+    assert sparsum("sweep", write(tmp_path, "[[runs]]\nseed = 0\n"), "--out", out).returncode == 0
+    result = sparsum("sweep", write(tmp_path, "[[runs]]\nlr = 0.1\n"), "--out", out)
+    assert result.returncode == 2
+    assert "has a run of this name with other options" in result.stderr
+    # More runs may come.
+    more = sparsum("sweep", write(tmp_path, "[[runs]]\nseed = [0, 1]\n"), "--out", out)
+    assert more.returncode == 0 and "2 done" in more.stdout
+
+
+@pytest.mark.parametrize("shard", ["2/2", "-1/2", "1", "a/b", "1/2/3"])
+def test_a_shard_is_a_place_and_a_number(sparsum: Sparsum, tmp_path: Path, shard: str):
+    study = write(tmp_path, "[[runs]]\nseed = 0\n")
+    result = sparsum("sweep", study, "--out", tmp_path / "out", f"--shard={shard}")
+    assert result.returncode == 2
+    assert f"expected I/N with 0 <= I < N, got '{shard}'" in result.stderr
