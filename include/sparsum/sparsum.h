@@ -3,6 +3,7 @@
 /// Everything in one include.
 #include <sparsum/assignments.h>
 #include <sparsum/bits.h>
+#include <sparsum/budget_sparsemax.h>
 #include <sparsum/categorical.h>
 #include <sparsum/custom_structure.h>
 #include <sparsum/distribution.h>
@@ -11,6 +12,7 @@
 #include <sparsum/estimator.h>
 #include <sparsum/expectation.h>
 #include <sparsum/linear_cross_entropy.h>
+#include <sparsum/normmax.h>
 #include <sparsum/scalar_perceptron.h>
 #include <sparsum/sparse_distribution.h>
 #include <sparsum/sparsemap.h>

@@ -1,4 +1,4 @@
-"""Loads the compiled core, ``sparsum._C``, which registers the ops as ``torch.ops.sparsum``."""
+"""Loads the compiled core; its library registers the ops as ``torch.ops.sparsum``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ if _running != _build_info.TORCH_VERSION:
         "`pip install --force-reinstall --no-deps .` in the project's folder"
     )
 
-from . import _C  # noqa: E402
+from . import _C, _ops  # noqa: E402
 
-__all__ = ["_C"]
+__all__ = ["_C", "_ops"]

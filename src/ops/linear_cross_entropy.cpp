@@ -233,8 +233,9 @@ Forward forward_generic(const at::Tensor& features, const at::Tensor& weight,
     nll.slice(0, begin, end)
         .copy_((scores.logsumexp(2) - scores.gather(2, classes).squeeze(2)).sum(1));
   });
-  const at::Tensor none = at::empty({0}, features.options());
-  return {nll, none, none, none};
+  // Tensors of their own: outputs of an op must not share memory.
+  const auto none = [&] { return at::empty({0}, features.options()); };
+  return {nll, none(), none(), none()};
 }
 
 Gradients backward_generic(const at::Tensor& grad, const at::Tensor& features,
@@ -263,14 +264,14 @@ Gradients backward_generic(const at::Tensor& grad, const at::Tensor& features,
 Forward forward_meta(const at::Tensor& features, const at::Tensor& weight, const at::Tensor&,
                      const at::Tensor&, const at::Tensor&, int64_t eager) {
   const auto n = features.sym_size(0);
-  const at::Tensor none = at::empty_symint({0}, features.options());
+  const auto none = [&] { return at::empty_symint({0}, features.options()); };
   const bool parameters = eager & kParameters;
   return {at::empty_symint({n}, features.options()),
-          eager & kFeatures ? at::empty_like(features) : none,
+          eager & kFeatures ? at::empty_like(features) : none(),
           parameters
               ? at::empty_symint({n, weight.sym_size(0), weight.sym_size(1)}, features.options())
-              : none,
-          parameters ? at::empty_symint({n, weight.sym_size(0)}, features.options()) : none};
+              : none(),
+          parameters ? at::empty_symint({n, weight.sym_size(0)}, features.options()) : none()};
 }
 
 Gradients backward_meta(const at::Tensor& grad, const at::Tensor& features,
