@@ -165,6 +165,8 @@ class SsvaeOfRun final : public TrainedSsvae {
                           });
   }
 
+  int64_t latents_size() const override { return SsvaeModel::kLatents; }
+
   std::pair<at::Tensor, at::Tensor> latents(const at::Tensor& images,
                                             const at::Tensor& classes) override {
     const at::NoGradGuard no_grad;

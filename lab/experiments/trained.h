@@ -66,6 +66,8 @@ class TrainedBitvector : public TrainedModel {
 /// that the pixels are on, or such probabilities (or binary pixels) in [0, 1], floating or bool.
 class TrainedSsvae : public TrainedModel {
  public:
+  /// The length of h.
+  virtual int64_t latents_size() const = 0;
   /// Mean and standard deviation of q(h|x,z), [N, 8] each, for classes [N] int64.
   virtual std::pair<at::Tensor, at::Tensor> latents(const at::Tensor& images,
                                                     const at::Tensor& classes) = 0;

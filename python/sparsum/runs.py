@@ -12,6 +12,7 @@ is not is listed in :attr:`Run.problems`.
 
 from __future__ import annotations
 
+import importlib
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +64,7 @@ class Run:
 
     path: Path
     config: Mapping[str, Any]
+    """``config.toml``: options by name, spelled with ``-``."""
     rows: tuple[Row, ...]
     timing: tuple[Row, ...]
     summary: Summary | None
@@ -118,6 +120,36 @@ class Run:
                 return None
             total += value
         return total
+
+    @property
+    def metrics(self) -> list[dict[str, float | int | str]]:
+        """A row an epoch: ``epoch``, ``phase``, and the metrics by dotted name, such as
+        ``"validation.accuracy"``. A number that was null or not finite is left out of its row."""
+        return [{"epoch": row.epoch, "phase": row.phase, **row.values} for row in self.rows]
+
+    def frame(self, kind: str = "pandas") -> Any:
+        """:attr:`metrics` as a data frame, a column a metric in the order in which they first
+        appear; what a row lacks is NaN in pandas and null in Polars.
+
+        Args:
+            kind: ``"pandas"`` or ``"polars"``, which is imported when this is called.
+
+        Raises:
+            ValueError: another kind.
+            ImportError: the package is not installed; the text says how to get it.
+        """
+        if kind not in ("pandas", "polars"):
+            raise ValueError(f"frame: expected kind 'pandas' or 'polars', got {kind!r}")
+        try:
+            library = importlib.import_module(kind)
+        except ImportError as error:
+            raise ImportError(
+                f"frame: expected the package {kind} to be installed, it cannot be imported "
+                f"({error}); `pip install {kind}` gets it"
+            ) from error
+        rows = self.metrics
+        columns = list(dict.fromkeys(["epoch", "phase", *(key for row in rows for key in row)]))
+        return library.DataFrame({key: [row.get(key) for row in rows] for key in columns})
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Epochs and values of a metric, leaving out epochs that lack it."""
@@ -218,7 +250,7 @@ def _parse_object(text: str | bytes) -> dict[str, Any]:
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({_one_line(error)})") from None
+        raise ValueError(f"not JSON ({one_line(error)})") from None
     if not isinstance(tree, dict):
         raise ValueError(f"expected a JSON object, got {type(tree).__name__}")
     return tree
@@ -231,7 +263,8 @@ def _check_schema(tree: Mapping[str, Any], *, optional: bool) -> None:
         raise ValueError(f"expected schema {SCHEMA}, got {tree.get('schema', 'none')!r}")
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an exception says, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -242,7 +275,7 @@ def _read_bytes(path: Path, problems: list[str], missing: str) -> bytes | None:
         if missing:
             problems.append(f"{path.name}: {missing}")
     except OSError as error:
-        problems.append(f"{path.name}: cannot be read ({error.strerror or _one_line(error)})")
+        problems.append(f"{path.name}: cannot be read ({error.strerror or one_line(error)})")
     return None
 
 
@@ -253,7 +286,7 @@ def _read_config(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError too
-        problems.append(f"{path.name}: not TOML ({_one_line(error)})")
+        problems.append(f"{path.name}: not TOML ({one_line(error)})")
         return {}
 
 

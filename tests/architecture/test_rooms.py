@@ -30,6 +30,7 @@ ALLOWED = {
     "lab": {"include/sparsum", "include/sparsum/kernels"},
     "lab/experiments": {"include/sparsum", "include/sparsum/kernels", "lab"},
     "cli": {"include/sparsum", "include/sparsum/kernels", "lab", "lab/experiments"},
+    "python/bindings": {"include/sparsum", "lab", "lab/experiments"},
     "examples": {"include/sparsum", "include/sparsum/kernels"},
     "tests/install": {"include/sparsum", "include/sparsum/kernels"},
 }
@@ -171,6 +172,13 @@ def test_cmake_lists_sources_by_name():
         if re.search(r"file\s*\(\s*GLOB|aux_source_directory", text_of(path), re.IGNORECASE)
     ]
     assert not wrong, f"sources are globbed in {wrong}"
+
+
+def test_every_module_of_the_package_is_in_the_build_tree():
+    cmake = text_of(Path("python/CMakeLists.txt"))
+    listed = set(re.search(r"set\(_modules\s([^)]*)\)", cmake)[1].split())
+    there = {path.relative_to("python/sparsum").parts[0] for path in tracked("python/sparsum/*")}
+    assert listed == there
 
 
 def test_no_machine_and_no_package_host_is_named():

@@ -60,7 +60,7 @@ def write_report(
     Raises OSError if the folder cannot be written, ImportError without matplotlib.
     """
     out.mkdir(parents=True, exist_ok=True)
-    from sparsum.report import figures, page, style, tables
+    from sparsum.report import elements, figures, page, style, tables
     from sparsum.report.experiments import by_experiment
 
     everyone = label_runs(runs)
@@ -93,7 +93,7 @@ def write_report(
     for index, quality in enumerate(qualities):
         suffix = f"-{index + 1}" if len(qualities) > 1 else ""
         picture = gradients.draw(quality, f"gradient_quality{suffix}.png")
-        comparisons.append(page.Comparison(picture, gradients.table(quality)))
+        comparisons.append(elements.Comparison(picture, gradients.table(quality)))
     html = page.render(parts, runs, everyone, notes, comparisons)
     texts = [_markdown(part, several=len(parts) > 1) for part in parts]
     texts += [f"## {c.picture.title}\n\n{c.table.markdown()}" for c in comparisons]

@@ -327,7 +327,11 @@ _KNOWN = {experiment.name: experiment for experiment in (SSVAE, SIGNAL, BITVECTO
 
 def experiment_of(run: Run) -> Experiment:
     """The experiment that a run says it is of, known or not."""
-    name = str(run.fields.get("experiment", ""))
+    return experiment_named(str(run.fields.get("experiment", "")))
+
+
+def experiment_named(name: str) -> Experiment:
+    """The experiment of a name, known or not."""
     return _KNOWN.get(name) or Experiment(name, name or "Training report")
 
 

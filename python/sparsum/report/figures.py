@@ -39,6 +39,7 @@ class Picture:
     caption: captions.Caption
     png: bytes
     svg: bytes | None = None
+    pdf: bytes | None = None
 
 
 def draw_all(
@@ -337,9 +338,9 @@ def _legends(figure: Figure, drawing: Drawing, key: Sequence[Artist]) -> None:
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as a ``png`` or ``svg`` file; the same figure gives the same bytes."""
+    """The figure as a ``png``, ``svg`` or ``pdf`` file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     figure.savefig(buffer, format=kind, dpi=style.DPI, metadata=metadata)
     return buffer.getvalue()
 

@@ -17,7 +17,7 @@ _EARLY = ("bits", "structure", "budget")
 _LAST = ("epochs", "warmup-epochs", "seed")
 """Options that tell runs apart only when nothing else does."""
 
-_IGNORED = ("out", "data", "config", "resume", "threads", "device", "json")
+IGNORED = ("out", "data", "config", "resume", "threads", "device", "json")
 """Options that say where and on what a run was made, not what it is."""
 
 _SPARSEMAP = ("sparsemap", "sparsemap-budget")
@@ -75,7 +75,7 @@ class Labels:
 
 def label_runs(runs: Sequence[Run]) -> Labels:
     """Names from the fewest options that tell the runs apart; the folder's name where none does."""
-    fields = [_read(dict(run.fields)) for run in runs]
+    fields = [own_options(run) for run in runs]
     telling = _telling_keys(fields)
     if len(runs) == 1:
         telling = [key for key in ("dataset", "estimator", "bits", "seed") if key in fields[0]]
@@ -94,8 +94,9 @@ def slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.").lower() or "run"
 
 
-def _read(options: dict[str, object]) -> dict[str, object]:
-    """Without the options that the run's estimator does not read."""
+def own_options(run: Run) -> dict[str, object]:
+    """What a run is: its options without those that its estimator does not read."""
+    options = run.fields
     estimator = str(options.get("estimator", ""))
     return {k: v for k, v in options.items() if estimator in _READ_BY.get(k, (estimator,))}
 
@@ -105,7 +106,7 @@ def _telling_keys(fields: Sequence[dict[str, object]]) -> list[str]:
 
     So a learning rate that goes with the estimator does not appear beside it.
     """
-    every = {key for options in fields for key in options} - set(_IGNORED)
+    every = {key for options in fields for key in options} - set(IGNORED)
     middle = sorted(every - {*_FIRST, *_EARLY, *_LAST})
     kept: list[str] = []
     apart = 1

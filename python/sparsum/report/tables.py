@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 
 from sparsum.report.experiments import Experiment
@@ -32,10 +33,61 @@ class Table:
 
     def markdown(self) -> str:
         def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+            return "| " + " | ".join(_one_line(c).replace("|", "\\|") for c in cells) + " |"
 
         rule = "|---|" + "---:|" * (len(self.header) - 1)
         return "\n".join([line(self.header), rule, *(line(row) for row in self.rows)]) + "\n"
+
+    def latex(self) -> str:
+        """A ``tabular`` in the style of the package booktabs."""
+
+        def line(cells: Sequence[str]) -> str:
+            return " & ".join(_latex(_one_line(cell)) for cell in cells) + r" \\"
+
+        return "\n".join(
+            [
+                rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+                r"\toprule",
+                line(self.header),
+                r"\midrule",
+                *(line(row) for row in self.rows),
+                r"\bottomrule",
+                r"\end{tabular}",
+                "",
+            ]
+        )
+
+
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "…": r"\dots{}",
+    "·": r"$\cdot$",
+    "†": r"$\dagger$",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.split("\n"))
+
+
+def csv_lines(rows: Sequence[Sequence[object]]) -> str:
+    """Rows as CSV; numbers at full precision, None as an empty cell."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+    return buffer.getvalue()
 
 
 def status(run: Run) -> str:
@@ -109,24 +161,28 @@ def seed_table(experiment: Experiment, runs: Sequence[Run], labels: Labels) -> T
     return Table(tuple(header), tuple(rows)) if rows else None
 
 
-def csv_text(runs: Sequence[Run], labels: Labels) -> str:
-    """Every number of the summaries at full precision and in the units of the logs."""
+def csv_text(
+    runs: Sequence[Run], labels: Labels, folders: Sequence[str | Path] | None = None
+) -> str:
+    """Every number of the summaries at full precision and in the units of the logs.
+
+    ``folders``: what to call those of the runs; None: by their paths.
+    """
     options = list(dict.fromkeys(key for run in runs for key in run.fields))
     numbers = dict.fromkeys(
         key for run in runs if run.summary is not None for key in run.summary.values
     )
     results = [key for key in numbers if key.replace("_", "-") not in options and key != "schema"]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["run", "folder", "status", "last epoch", *options, *results])
-    for run, label in zip(runs, labels.full):
+    lines: list[list[object]] = [["run", "folder", "status", "last epoch", *options, *results]]
+    places = [run.path for run in runs] if folders is None else folders
+    for run, label, place in zip(runs, labels.full, places, strict=True):
         values = [run.result(key) for key in results]
-        writer.writerow(
-            [label, run.path, status(run), run.last_epoch]
+        lines.append(
+            [label, place, status(run), run.last_epoch]
             + [run.fields.get(key, "") for key in options]
-            + ["" if v is None else int(v) if v.is_integer() else repr(v) for v in values]
+            + [int(v) if v is not None and v.is_integer() else v for v in values]
         )
-    return buffer.getvalue()
+    return csv_lines(lines)
 
 
 def _quartiles(run: Run) -> str:
