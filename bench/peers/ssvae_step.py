@@ -60,7 +60,7 @@ class Model(torch.nn.Module):
         latent = self.linear("decoder", mean + sigma * h) + decoded
         hidden = self.linear("decoder_rest_0", latent.relu_()).relu_()
         logits = self.linear("decoder_rest_1", hidden)
-        nll = functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+        nll = (functional.softplus(logits) - x * logits).sum(-1)
         return nll + divergence
 
 
