@@ -14,6 +14,9 @@ quietly() {
 
 say "building the wheel"
 # Warnings are errors, as in the presets, so that the compiler's cache serves both.
+# The compiler by the name that the presets have it, for the same reason.
+export CXX=c++ CMAKE_BUILD_PARALLEL_LEVEL
+CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs)
 quietly .venv/bin/python -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps \
   --config-settings=cmake.define.SPARSUM_WERROR=ON --wheel-dir "$folder/wheels" .
 wheel=$(find "$folder/wheels" -name 'sparsum-*.whl')

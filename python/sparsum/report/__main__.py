@@ -1,7 +1,7 @@
-"""The command ``python -m sparsum.report RUN... --out DIR``.
+"""The command ``python -m sparsum.report RUN... --out DIR``, or ``SWEEP --out DIR``.
 
 A RUN is a folder that ``sparsum train`` wrote, or one with what ``sparsum gradient-quality --out``
-found, or both.
+found, or both. A SWEEP is one that ``sparsum sweep`` wrote.
 
 The report's place and its files go to stdout, what is wrong with a run to stderr. Exit status: 0,
 also when some runs cannot be read; 2 when none can, or the report cannot be written.
@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsum.report import gradients
-from sparsum.report.files import write_atomically
+from sparsum.report import gradients, sweep_report
+from sparsum.report.files import write_all
 from sparsum.report.labels import label_runs, slug
 from sparsum.runs import Run, RunError, read_run
+from sparsum.sweeps import SweepError, is_sweep, read_sweep
 
 if TYPE_CHECKING:  # loads matplotlib, which may be missing
     from sparsum.report.page import Part, RunImage
@@ -27,14 +28,16 @@ if TYPE_CHECKING:  # loads matplotlib, which may be missing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     options = _parser().parse_args(arguments)
-    runs, qualities, problems = _read(options.runs)
-    for problem in problems:
-        print(f"report: {problem}", file=sys.stderr)
-    if not runs and not qualities:
-        print("report: none of the runs can be read: nothing is drawn", file=sys.stderr)
+    sweeps = [path for path in options.runs if is_sweep(path)]
+    if sweeps and len(options.runs) > 1:
+        print(
+            f"report: expected the folder of one sweep alone, or those of runs; got"
+            f" {len(options.runs)} folders, and {sweeps[0]} is a sweep's",
+            file=sys.stderr,
+        )
         return 2
     try:
-        written = write_report(runs, problems, options.out, qualities)
+        written = _sweep(sweeps[0], options.out) if sweeps else _runs(options.runs, options.out)
     except ImportError as error:
         print(f"report: matplotlib is needed to draw ({error})", file=sys.stderr)
         return 2
@@ -42,11 +45,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = error.strerror or str(error)
         print(f"report: {error.filename or options.out}: cannot write ({reason})", file=sys.stderr)
         return 2
+    if not written:
+        return 2
     print(f"Report: {options.out / 'index.html'} (open it in a browser)")
     width = max(len(name) for name, _ in written)
     for name, shows in written:
         print(f"  {name:<{width}}  {shows}")
     return 0
+
+
+def _runs(paths: Sequence[Path], out: Path) -> list[tuple[str, str]]:
+    """The report of runs: the files and what they show; none if there is nothing to draw."""
+    runs, qualities, problems = _read(paths)
+    for problem in problems:
+        print(f"report: {problem}", file=sys.stderr)
+    if not runs and not qualities:
+        print("report: none of the runs can be read: nothing is drawn", file=sys.stderr)
+        return []
+    return write_report(runs, problems, out, qualities)
+
+
+def _sweep(path: Path, out: Path) -> list[tuple[str, str]]:
+    """The report of a sweep: the same."""
+    try:
+        sweep = read_sweep(path)
+    except SweepError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return []
+    if not sweep.runs:
+        for problem in sweep.problems:
+            print(f"report: {problem}", file=sys.stderr)
+        print(f"report: {path}: no run of the sweep can be read: nothing is drawn", file=sys.stderr)
+        return []
+    written, problems = sweep_report.write_report(sweep, out)
+    for problem in problems:
+        print(f"report: {problem}", file=sys.stderr)
+    return written
 
 
 def write_report(
@@ -115,18 +149,19 @@ def write_report(
             words = part.experiment.image_words(image.kind)[0]
             shows = words[0].lower() + words[1:]
             files.append((image.file, image.png, f"{shows} ({image.label})"))
-    for name, content, _ in files[1:] + files[:1]:  # the page last: it tells that all is there
-        write_atomically(out / name, content)
+    write_all(out, files)
     return [(name, shows) for name, _, shows in files]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparsum.report",
-        description="Draws a report of training runs: learning curves, cost, samples and a table,"
-        " as pictures and as one HTML page.",
+        description="Draws a report of training runs, or of one sweep: learning curves, cost,"
+        " samples and tables, as pictures and as one HTML page.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of one sweep"
+    )
     parser.add_argument(
         "--out",
         type=Path,

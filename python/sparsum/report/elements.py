@@ -63,7 +63,15 @@ dt { font-weight: 600; } dd { margin: 0; color: var(--muted); max-width: 72ch; }
 details { margin: 10px 0; font-size: 14.5px; }
 summary { cursor: pointer; font-weight: 600; }
 details table { margin: 8px 0 18px; }
+details table.text td, table.text td { text-align: left; white-space: normal;
+  padding: 4px 18px 4px 0; }
+table.text td:first-child { white-space: nowrap; }
+pre { font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", Consolas, monospace; overflow-x: auto;
+  background: var(--soft); padding: 12px 16px; border-radius: 8px; }
+ul.note { margin: 0 0 12px; padding-left: 20px; }
 details td { text-align: left; padding: 3px 18px 3px 0; }
+details .scroll td { text-align: right; padding: 5px 9px; }
+details .scroll td:first-child { text-align: left; padding-left: 2px; white-space: nowrap; }
 code { font: 13.5px ui-monospace, "DejaVu Sans Mono", Consolas, monospace; }
 footer { border-top: 1px solid var(--line); margin-top: 56px; padding: 16px 0 32px;
   color: var(--muted); font-size: 14px; }

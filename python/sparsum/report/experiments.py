@@ -32,7 +32,11 @@ from sparsum.runs import Run
 
 SPLITS = ("train", "validation", "test")
 
-DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+DATASETS = {
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "mnist+fashion-mnist": "MNIST and Fashion-MNIST",
+}
 
 _TITLE_RECONSTRUCTIONS = "Test images and what the model makes of them"
 _TITLE_SAMPLES = "Images that the model makes up"
@@ -131,7 +135,9 @@ _BIT_IMAGES = {
 }
 
 _SYMBOL_ESTIMATORS = {
-    name: words.replace("class", "symbol").replace("decoder", "receiver")
+    name: words.replace("classes", "symbols")
+    .replace("class", "symbol")
+    .replace("decoder", "receiver")
     for name, words in _ESTIMATORS.items()
 }
 

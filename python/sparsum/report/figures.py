@@ -76,10 +76,10 @@ def results(drawing: Drawing) -> Picture | None:
     for axes, metric in zip(grid[0], metrics, strict=True):
         panels.results_panel(axes, finished, metric)
     started = any(finished.has_result(f"warmup.test.{metric.key}") for metric in metrics)
-    key = [_marker("D", "best model by validation")]
+    key = [marker("D", "best model by validation")]
     if started:
         start = "the warm-started model, before it saw unlabelled images"
-        key.insert(0, _marker("o", start, filled=False))
+        key.insert(0, marker("o", start, filled=False))
     figure.legend(handles=key, loc="outside lower left", ncols=2, handletextpad=0.3)
     names = ", ".join(metric.name for metric in metrics)
     return Picture(
@@ -117,7 +117,7 @@ def evaluations(drawing: Drawing) -> Picture | None:
     if not splits:
         return None
     exact = EXACT in drawing.experiment.results and drawing.has_curve(EXACT, "validation")
-    figure, grid = _stacked(*[FULL_HEIGHT] * len(splits), *[LOW_HEIGHT] * exact)
+    figure, grid = stacked(*[FULL_HEIGHT] * len(splits), *[LOW_HEIGHT] * exact)
     axis = EpochAxis(drawing.runs)
     for axes, split in zip(grid, splits):
         panels.evaluations_panel(axes, drawing, axis, split, titles[split])
@@ -133,7 +133,7 @@ def evaluations(drawing: Drawing) -> Picture | None:
             Patch(color=MUTED, alpha=0.22, linewidth=0, label="middle half of examples"),
         ]
     if exact and drawing.has_result(f"test.{EXACT.key}"):
-        key.append(_marker("D", "best model by validation, test"))
+        key.append(marker("D", "best model by validation, test"))
     _legends(figure, drawing, key)
     return Picture(
         "evaluations.png",
@@ -187,9 +187,9 @@ def likelihoods(drawing: Drawing) -> Picture | None:
     bars, points = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": [2, 3]})
     panels.likelihood_bars(bars, finished)
     panels.likelihood_points(points, finished)
-    key = [_marker("D", "this run ± standard error")]
+    key = [marker("D", "this run ± standard error")]
     if compared:
-        key.append(_marker("D", "published", filled=False))
+        key.append(marker("D", "published", filled=False))
     figure.legend(handles=key, loc="outside lower left", ncols=2, handletextpad=0.3)
     return Picture(
         "likelihood.png",
@@ -234,9 +234,9 @@ def rate_distortion(drawing: Drawing) -> Picture | None:
     finals = {panels.rate_and_distortion(run)[2] for run in drawn.runs}
     key: list[Artist] = []
     if True in finals:
-        key.append(_marker("D", "best model by validation, test"))
+        key.append(marker("D", "best model by validation, test"))
     if False in finals:
-        key.append(_marker("o", "unfinished run, last validation", filled=False))
+        key.append(marker("o", "unfinished run, last validation", filled=False))
     key.append(Line2D([], [], color="#C3C9D0", linewidth=0.9, linestyle="--", label="equal ELBO"))
     limit = Line2D(
         [], [], color=MUTED, linewidth=1.1, linestyle=DOTTED, label="most that D bits tell"
@@ -265,7 +265,7 @@ _MAKERS_OF: dict[str, tuple[Callable[[Drawing], Picture | None], ...]] = {
 }
 
 
-def _stacked(*heights: float) -> tuple[Figure, list[Axes]]:
+def stacked(*heights: float) -> tuple[Figure, list[Axes]]:
     """Panels of the given heights, one below the other."""
     figure = Figure(
         figsize=(style.WIDTH, sum(heights) + 0.9),
@@ -288,7 +288,7 @@ def _curves_figure(
     drawn = [m for m in metrics if any(drawing.has_curve(m, split) for split in splits)]
     if not drawn:
         return None
-    figure, grid = _stacked(*[height] * len(drawn))
+    figure, grid = stacked(*[height] * len(drawn))
     axis = EpochAxis(drawing.runs)
     for axes, metric in zip(grid, drawn, strict=True):
         panels.curves_panel(axes, drawing, axis, metric, splits, marks=marks, height=height)
@@ -304,12 +304,13 @@ def _curves_figure(
         dashes.set_label("warm start, test")
         key.append(dashes)
     if marks and any(drawing.has_result(f"test.{m.key}") for m in drawn):
-        key.append(_marker("D", "best model by validation, test"))
+        key.append(marker("D", "best model by validation, test"))
     _legends(figure, drawing, key)
     return figure
 
 
-def _marker(shape: str, label: str, *, filled: bool = True) -> Line2D:
+def marker(shape: str, label: str, *, filled: bool = True) -> Line2D:
+    """A legend's entry for a marker."""
     return Line2D(
         [],
         [],

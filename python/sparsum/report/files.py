@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -20,3 +21,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_all(folder: Path, files: Sequence[tuple[str, bytes, str]]) -> None:
+    """Writes (name, content, …) into a folder; the first, the page, last: it tells that all is
+    there."""
+    for name, content, _ in [*files[1:], *files[:1]]:
+        write_atomically(folder / name, content)

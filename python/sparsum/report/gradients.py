@@ -158,6 +158,7 @@ def draw(quality: Quality, file: str) -> Picture:
             _caption(quality),
             figures.to_bytes(figure, "png"),
             figures.to_bytes(figure, "svg"),
+            figures.to_bytes(figure, "pdf"),
         )
 
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass, replace
 from sparsum.report.experiments import Experiment, experiment_named, experiment_of
 from sparsum.report.intervals import Difference, Sample, difference
 from sparsum.report.labels import IGNORED, own_options
-from sparsum.report.metrics import BOUND, EVALUATIONS, NLL, Metric
+from sparsum.report.metrics import EVALUATIONS, NLL, Metric
 from sparsum.report.published import RUNS, STUDIES, Published, departures, published
 from sparsum.report.style import DASHES, PALETTE, Dash
 from sparsum.runs import Run
 from sparsum.sweeps import Entry, Sweep
 
-SWEEP_NLL = replace(NLL, decimals=3, meaning="negative log-likelihood in bits per pixel; lower is"
-                    " better", error="")  # fmt: skip
+SWEEP_NLL = replace(
+    NLL,
+    decimals=3,
+    meaning="negative log-likelihood in bits per pixel; lower is better",
+    error="",
+)
 """Without the Monte Carlo error: ± is another thing here."""
 
 _METRICS = {NLL: SWEEP_NLL}
@@ -126,11 +130,6 @@ class Study:
             words += [f"{bits} bits"] if bits else []
             found.append((" · ".join(words), replace(self, methods=tuple(members))))
         return found
-
-    @property
-    def steady_bound(self) -> bool:
-        """Whether the training objective is minus the ELBO."""
-        return BOUND in self.experiment.curves
 
 
 def studies(sweep: Sweep) -> list[Study]:

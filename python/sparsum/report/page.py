@@ -213,9 +213,9 @@ def _image_sections(part: Part) -> list[str]:
             else:  # whole multiples keep the pixels of small images square and sharp
                 factor, look = max(1, min(room, 640) // width), ' class="sharp"'
             name = f"<h3>{escape(image.label)}</h3>" if several else ""
+            size = f'width="{round(width * factor)}" height="{round(height * factor)}"'
             figures.append(
-                f'<figure>{name}<img src="{elements.data_uri(image.png)}" width="{round(width * factor)}"'
-                f' height="{round(height * factor)}"{look}'
+                f'<figure>{name}<img src="{elements.data_uri(image.png)}" {size}{look}'
                 f' alt="{escape(heading)}: {escape(image.label)}"></figure>'
             )
         at_once = figures if len(figures) <= MOST_OPEN_IMAGES else figures[:MOST_OPEN_IMAGES]
@@ -258,5 +258,3 @@ def _options(runs: Sequence[Run], labels: Labels) -> str:
         " config.toml</code> repeats the run. The options of each run:</p>"
         f"{''.join(parts)}</section>"
     )
-
-

@@ -189,7 +189,7 @@ def evaluations_panel(
             axes.fill_between(
                 low_epochs, low, high, color=run_style.colour, alpha=0.16, linewidth=0, zorder=1.5
             )
-    _calls_scale(axes, min(seen), max(seen), vertical=True)
+    calls_scale(axes, min(seen), max(seen), vertical=True)
     axis.apply(axes)
     axes.set_ylabel("decoder calls per example")
     axes.set_title(title, pad=18 if axis.ends else 8)
@@ -240,7 +240,7 @@ def results_panel(axes: Axes, drawing: Drawing, metric: Metric) -> None:
             fontsize=8.5,
         )
     if metric is EVALUATIONS:
-        _calls_scale(axes, min(values), max(values), vertical=False)
+        calls_scale(axes, min(values), max(values), vertical=False)
     else:
         span = max(values) - min(values) or max(abs(values[0]) * 0.02, 1e-3)
         axes.set_xlim(min(values) - 0.18 * span, max(values) + 0.18 * span)
@@ -350,7 +350,7 @@ def rate_distortion_panel(axes: Axes, drawing: Drawing, title: str) -> None:
             distortion,
             linestyle="",
             marker="D" if final else "o",
-            markersize=8.5,
+            markersize=6.5 if run_style.crowded else 8.5,
             color=run_style.colour,
             markerfacecolor=run_style.colour if final else "white",
             markeredgecolor="white" if final else run_style.colour,
@@ -448,7 +448,7 @@ def _parted(
     return [*epochs[:place], *gap, *epochs[place:]], [*values[:place], *gap, *values[place:]]
 
 
-def _calls_scale(axes: Axes, lowest: float, highest: float, *, vertical: bool) -> None:
+def calls_scale(axes: Axes, lowest: float, highest: float, *, vertical: bool) -> None:
     """Calls from 1 up: linear while they are few, logarithmic where methods differ by factors."""
     axis = axes.yaxis if vertical else axes.xaxis
     set_limits = axes.set_ylim if vertical else axes.set_xlim

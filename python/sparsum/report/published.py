@@ -115,6 +115,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "dataset": "features of ImageNet",
         "symbols": 256,
         "candidates": 16,
+        "test-games": 10000,
         "epochs": 500,
         "steps-per-epoch": 100,
         "batch-size": 64,
