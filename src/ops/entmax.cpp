@@ -1,6 +1,7 @@
 #include "ops/checks.h"
 #include "ops/find_op.h"
 #include "ops/generic_entmax.h"
+#include "ops/per_row.h"
 #include "ops/rows.h"
 
 #include <ATen/ATen.h>
@@ -48,22 +49,6 @@ at::Tensor call_backward_alpha(const at::Tensor& grad, const at::Tensor& probs,
   return op.call(grad, probs, alpha, dim);
 }
 
-// Throws unless `alpha` broadcasts to `like` with size 1 along `dim`; returns that shape.
-at::SymDimVector alpha_sizes(const at::Tensor& alpha, const at::Tensor& like, int64_t dim) {
-  check_floating(kOp, "alpha", alpha);
-  const auto all = like.sym_sizes();
-  at::SymDimVector sizes(all.begin(), all.end());
-  sizes[static_cast<size_t>(dim)] = 1;
-  bool fits = alpha.dim() <= like.dim();
-  for (int64_t i = 1; fits && i <= alpha.dim(); ++i) {
-    const auto have = alpha.sym_size(-i);
-    fits = have == 1 || have == sizes[sizes.size() - static_cast<size_t>(i)];
-  }
-  TORCH_CHECK(fits, kOp, ": expected alpha to broadcast to ", at::SymIntArrayRef(sizes),
-              " (scores with size 1 along dim), got shape ", alpha.sym_sizes());
-  return sizes;
-}
-
 // α of each row, in float64 on the CPU, checked: a vector, or one number with stride 0.
 struct RowAlphas {
   const double* data;
@@ -78,7 +63,7 @@ struct RowAlphas {
       : data(nullptr),
         stride(1),
         rows(alpha.to(at::kDouble)
-                 .expand_symint(alpha_sizes(alpha, like, dim))
+                 .expand_symint(check_per_row(kOp, "alpha", alpha, like, dim))
                  .contiguous()
                  .view(-1)) {
     data = rows.const_data_ptr<double>();
@@ -161,7 +146,7 @@ at::Tensor entmax_backward_alpha_cpu(const at::Tensor& grad, const at::Tensor& p
       return int64_t{-1};
     });
   });
-  return out.view_symint(alpha_sizes(alpha, probs, last))
+  return out.view_symint(check_per_row(kOp, "alpha", alpha, probs, last))
       .sum_to_size(alpha.sizes())
       .to(alpha.scalar_type());
 }
@@ -175,7 +160,7 @@ at::Tensor entmax_any(const at::Tensor& scores, const Alpha& alpha, int64_t dim)
   if constexpr (std::is_same_v<Alpha, double>) {
     check_alpha(kOp, alpha);
   } else {
-    alpha_sizes(alpha, scores, last);
+    check_per_row(kOp, "alpha", alpha, scores, last);
   }
   return generic_entmax(scores.to(compute_type(scores.scalar_type())), alpha, last)
       .to(scores.scalar_type());
@@ -205,7 +190,7 @@ at::Tensor entmax_meta(const at::Tensor& scores, const Alpha& alpha, int64_t dim
   if constexpr (std::is_same_v<Alpha, double>) {
     check_alpha(kOp, alpha);
   } else {
-    alpha_sizes(alpha, scores, last);
+    check_per_row(kOp, "alpha", alpha, scores, last);
   }
   return at::empty_symint(scores.sym_sizes(), scores.options());
 }

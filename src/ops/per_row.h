@@ -9,11 +9,13 @@
 
 namespace sparsum::ops {
 
-// What the maps with one more number a row, written in ATen's operations, have in common.
+// What the maps with one more number a row have in common.
 
-/// Throws, naming the op, unless `numbers` broadcast against `scores` with size 1 along `dim`.
-inline void check_per_row(const char* op, const char* argument, const at::Tensor& numbers,
-                          const at::Tensor& scores, int64_t dim) {
+/// Throws, naming the op, unless `numbers` broadcast against `scores` with size 1 along `dim`;
+/// returns that shape.
+inline at::SymDimVector check_per_row(const char* op, const char* argument,
+                                      const at::Tensor& numbers, const at::Tensor& scores,
+                                      int64_t dim) {
   check_floating(op, argument, numbers);
   const auto all = scores.sym_sizes();
   at::SymDimVector sizes(all.begin(), all.end());
@@ -25,6 +27,7 @@ inline void check_per_row(const char* op, const char* argument, const at::Tensor
   }
   TORCH_CHECK(fits, op, ": expected ", argument, " to broadcast to ", at::SymIntArrayRef(sizes),
               " (scores with size 1 along dim), got shape ", numbers.sym_sizes());
+  return sizes;
 }
 
 /// Throws, naming the op, the row and the value, on a row with NaN, +∞ or no finite score. For the
