@@ -87,8 +87,8 @@ estimator = ["sparsemax", "dense"]
 TEST(Sweep, CommonAloneIsOneEntry) {
   const Folder folder;
   EXPECT_EQ(names_of(read(folder, "[common]\nexperiment = \"bitvector\"\nbits = [4, 8]\n")),
-            (Names{"bitvector-fashion-mnist-top-k-d4-bits4-s0",
-                   "bitvector-fashion-mnist-top-k-d8-bits8-s0"}));
+            (Names{"bitvector-fashion-mnist-d4-top-k-bits4-s0",
+                   "bitvector-fashion-mnist-d8-top-k-bits8-s0"}));
 }
 
 TEST(Sweep, WhatCannotRunIsRefusedByItsLine) {
