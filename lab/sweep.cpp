@@ -83,6 +83,10 @@ void read_table(const fs::path& file, const toml::table& table, Entry& entry) {
         throw InputError(at_line(file, key->source()) + name +
                          ": expected at least one value, got an empty list");
       }
+      const std::set<std::string> different(choice.values.begin(), choice.values.end());
+      if (different.size() < choice.values.size()) {
+        throw InputError(at_line(file, key->source()) + name + ": a value is listed twice");
+      }
     } else {
       choice.values.push_back(text_of(file, name, *node));
     }
@@ -142,6 +146,9 @@ std::vector<Entry> read_entries(const fs::path& file, const std::string& text, s
 
 // --- the runs ------------------------------------------------------------------------------------
 
+constexpr size_t kLongestName = 200;  // of a folder, where systems allow 255 with what is added
+constexpr double kMostRuns = 100000;  // more are a slip
+
 /// A sweep's part of a file name.
 std::string plain(std::string text) {
   for (char& c : text) {
@@ -151,7 +158,13 @@ std::string plain(std::string text) {
 }
 
 std::unique_ptr<ExperimentConfig> begin_config(const fs::path& file, const Entry& entry) {
-  if (!entry.config.empty()) return read_config(file.parent_path() / entry.config);
+  if (!entry.config.empty()) {
+    try {
+      return read_config(file.parent_path() / entry.config);
+    } catch (const InputError& error) {
+      throw InputError(file.string() + ":" + std::to_string(entry.line) + ": " + error.what());
+    }
+  }
   for (const Choice& choice : entry.choices) {
     if (choice.name != "experiment") continue;
     if (choice.values.size() > 1) {
@@ -217,6 +230,11 @@ SweepRun make_run(const fs::path& file, const Entry& entry,
   if (by_options.ends_with(seed)) by_options.resize(by_options.size() - seed.size());
   run.label = plain((entry.label.empty() ? by_options : entry.label) + suffix);
   run.name = run.label + seed;
+  if (run.name.size() > kLongestName) {
+    throw InputError(file.string() + ":" + std::to_string(entry.line) +
+                     ": expected a run's name of at most " + std::to_string(kLongestName) +
+                     " bytes, got " + run.name + "; give the entry a shorter label");
+  }
   const Options options = resolved->options();
   for (const Option& option : options.all()) {
     if (option.name == "experiment") run.experiment = value_text(option);
@@ -230,8 +248,21 @@ Sweep read_sweep(const fs::path& file) {
   Sweep sweep;
   sweep.text = read_file(file);
   sweep.name = file.stem().string();
+  const std::vector<Entry> entries = read_entries(file, sweep.text, sweep.name);
+  double count = 0;
+  for (const Entry& entry : entries) {
+    double combinations = 1;
+    for (const Choice& choice : entry.choices) {
+      combinations *= static_cast<double>(choice.values.size());
+    }
+    count += combinations;
+  }
+  if (count > kMostRuns) {
+    throw InputError(file.string() + ": expected at most " + number_text(kMostRuns) +
+                     " runs, got lists that stand for " + number_text(count));
+  }
   std::map<std::string, size_t> lines;
-  for (const Entry& entry : read_entries(file, sweep.text, sweep.name)) {
+  for (const Entry& entry : entries) {
     std::vector<size_t> place(entry.choices.size(), 0);
     while (true) {
       std::vector<const std::string*> values;

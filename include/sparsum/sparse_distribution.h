@@ -15,7 +15,7 @@ class SPARSUM_API SparseDistribution final : public Distribution {
   SparseDistribution(Assignments support, at::Tensor probs, at::Tensor exact = {});
 
   /// The non-zero entries of probs [B, K], over Categorical outcomes; differentiable in `probs`.
-  /// exact: [B] bool or undefined.
+  /// exact: [B] bool or undefined. On the CPU a row that is no distribution is an error.
   static SparseDistribution from_dense(const at::Tensor& probs, at::Tensor exact = {});
 
   const Assignments& support() const { return support_; }

@@ -74,17 +74,28 @@ const at::Tensor& to_tensor(const Function& function, const char* argument, PyOb
   return THPVariable_Unpack(object);
 }
 
+/// An integer, or what is one to Python (__index__), as NumPy's are.
 int64_t to_int(const Function& function, const char* argument, PyObject* object) {
-  TORCH_CHECK_TYPE(THPUtils_checkLong(object), function.name, "(): argument '", argument,
-                   "' must be int, not ", Py_TYPE(object)->tp_name);
-  return THPUtils_unpackLong(object);
+  if (THPUtils_checkLong(object)) return THPUtils_unpackLong(object);
+  TORCH_CHECK_TYPE(PyIndex_Check(object) != 0 && !THPVariable_Check(object), function.name,
+                   "(): argument '", argument, "' must be int, not ", Py_TYPE(object)->tp_name);
+  THPObjectPtr index(PyNumber_Index(object));
+  if (!index) throw python_error();
+  return THPUtils_unpackLong(index.get());
 }
 
+/// A number, or what is one to Python (__float__), as NumPy's are.
 double to_double(const Function& function, const char* argument, const char* type,
                  PyObject* object) {
-  TORCH_CHECK_TYPE(THPUtils_checkDouble(object), function.name, "(): argument '", argument,
-                   "' must be ", type, ", not ", Py_TYPE(object)->tp_name);
-  return THPUtils_unpackDouble(object);
+  if (THPUtils_checkDouble(object)) return THPUtils_unpackDouble(object);
+  const PyNumberMethods* const methods = Py_TYPE(object)->tp_as_number;
+  TORCH_CHECK_TYPE(methods != nullptr && methods->nb_float != nullptr && !PyComplex_Check(object) &&
+                       !THPVariable_Check(object),
+                   function.name, "(): argument '", argument, "' must be ", type, ", not ",
+                   Py_TYPE(object)->tp_name);
+  THPObjectPtr number(PyNumber_Float(object));
+  if (!number) throw python_error();
+  return PyFloat_AS_DOUBLE(number.get());
 }
 
 /// Throws unless both are on one device; a number may be on the CPU.

@@ -20,6 +20,15 @@ if _running != _build_info.TORCH_VERSION:
         "`pip install --force-reinstall --no-deps .` in the project's folder"
     )
 
+_cuda = torch.version.cuda is not None
+if _cuda != _build_info.CUDA:
+    _kinds = ("a CPU build", "a CUDA build")
+    raise ImportError(
+        f"sparsum {_build_info.VERSION} was built against {_kinds[_build_info.CUDA]} of torch, but "
+        f"torch {torch.__version__} is {_kinds[_cuda]}: install that kind of torch, or build sparsum "
+        "again with `pip install --force-reinstall --no-deps .` in the project's folder"
+    )
+
 from . import _C, _ops  # noqa: E402
 
 __all__ = ["_C", "_ops"]

@@ -745,6 +745,8 @@ _FLOAT32_UNDER_AUTOCAST = (
     "entmax_loss_forward",
     "linear_cross_entropy",
     "scalar_perceptron",
+    "normmax",
+    "budget_sparsemax",
 )
 
 

@@ -76,9 +76,10 @@ class Entmax(nn.Module):
             ``dim``, such as [heads, 1, 1] for one α a head.
         dim: The dimension that becomes a distribution.
         learnable: Learn α, starting from ``alpha``, which then must be > 1. The parameter is
-            ``raw_alpha``, of the shape of ``alpha``, with α = 1 + softplus(raw_alpha): so α stays
-            above 1 whatever the optimiser does, moves freely beyond 2, and near 1 moves in
-            proportion to its distance from it. Weight decay would pull α to 1 + log 2 ≈ 1.69; leave
+            ``raw_alpha``, of the shape of ``alpha``, with α = 1 + softplus(raw_alpha): so α is
+            never below 1 whatever the optimiser does, moves freely beyond 2, and near 1 moves in
+            proportion to its distance from it (which rounding ends: at raw_alpha < −17 in float32
+            it is 1, softmax, and stays so). Weight decay would pull α to 1 + log 2 ≈ 1.69; leave
             it off for this parameter.
 
     An α that is a tensor and not learned is a buffer, ``fixed_alpha``: it moves with the module

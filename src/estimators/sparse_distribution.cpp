@@ -54,9 +54,28 @@ SparseDistribution::SparseDistribution(Assignments support, at::Tensor probs, at
               " examples, got ", exact_.scalar_type(), " ", exact_.sizes());
 }
 
+namespace {
+
+/// Throws, naming the row, unless each is a distribution up to rounding. NaN fails, too: as an
+/// entry that is not above 0 it would be left out, and the expectation of any loss be 0.
+void check_distributions(const at::Tensor& probs) {
+  const auto type = probs.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor sums = probs.sum(1, /*keepdim=*/false, type);
+  const at::Tensor legal = ((sums - 1).abs() <= 1e-2).logical_and(probs.amin(1) >= 0);
+  if (legal.all().item<bool>()) return;
+  const int64_t row = legal.logical_not().nonzero()[0].item<int64_t>();
+  TORCH_CHECK_VALUE(false,
+                    "SparseDistribution: expected each row of probs to be a distribution, got row ",
+                    row, " with the sum ", sums[row].item<double>(), " and the least entry ",
+                    probs[row].min().item<double>());
+}
+
+}  // namespace
+
 SparseDistribution SparseDistribution::from_dense(const at::Tensor& probs, at::Tensor exact) {
   TORCH_CHECK(probs.dim() == 2, "SparseDistribution: expected probs to be [B, K], got ",
               probs.sizes());
+  if (probs.is_cpu() && probs.numel() > 0) check_distributions(probs.detach());
   Assignments z;
   std::tie(z.row_splits, z.rows, z.indices) = sparsum::support(probs.detach());
   z.parts = probs.size(1);

@@ -117,6 +117,18 @@ TEST(Sweep, WhatCannotRunIsRefusedByItsLine) {
   EXPECT_EQ(refusal("[common]\nexperiment = \"ssvae\"\n[[runs]]\nseed = 1\n[[runs]]\nseed = 1\n"),
             ": two runs are called ssvae-mnist-sparsemax-s1 (the entries at lines 3 and 5): give "
             "one of them a label");
+  EXPECT_EQ(refusal("[common]\nexperiment = \"ssvae\"\nseed = [0, 1, 0]\n"),
+            ":3: seed: a value is listed twice");
+  EXPECT_NE(refusal("[[runs]]\nconfig = \"nowhere.toml\"\n").find("nowhere.toml"),
+            std::string::npos);
+  EXPECT_NE(refusal("[[runs]]\nexperiment = \"ssvae\"\nlabel = \"" + std::string(300, 'x') + "\"\n")
+                .find("expected a run's name of at most 200 bytes"),
+            std::string::npos);
+  std::string many = "0";
+  for (int i = 1; i < 400; ++i) many += ", " + std::to_string(i);
+  EXPECT_EQ(refusal("[common]\nexperiment = \"ssvae\"\nseed = [" + many + "]\nsplit-seed = [" +
+                    many + "]\n"),
+            ": expected at most 1e+05 runs, got lists that stand for 1.6e+05");
   EXPECT_TRUE(refusal("[common\n").starts_with(":1: no valid TOML: "));
 }
 

@@ -280,3 +280,41 @@ def test_their_transforms():
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(scores), function(scores))
     torch._dynamo.reset()
+
+
+def test_the_originals_modules_are_there(theirs):
+    from sparsum.compat.entmax.activations import entmax15
+    from sparsum.compat.entmax.losses import SparsemaxLoss
+    from sparsum.compat.entmax.root_finding import budget_bisect
+
+    assert entmax15 is ours.entmax15
+    assert SparsemaxLoss is ours.SparsemaxLoss
+    assert budget_bisect is ours.budget_bisect
+    for name in ("activations", "losses", "root_finding"):
+        mine, original = getattr(ours, name), getattr(theirs, name)
+        assert set(mine.__all__) <= {name for name in NAMES if hasattr(original, name)}
+
+
+def test_targets_of_any_integer_type():
+    scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    target = torch.tensor([0, 3, 1, 2, 2])
+    for name in ("sparsemax_loss", "entmax15_loss", "entmax_bisect_loss", "normmax_bisect_loss"):
+        loss = getattr(ours, name)
+        for dtype in (torch.int32, torch.uint8):
+            assert torch.equal(loss(scores, target.to(dtype)), loss(scores, target))
+        with pytest.raises(RuntimeError, match="expected target to be integers"):
+            loss(scores, target.float())
+
+
+def test_a_budget_beyond_the_scores_gives_ones(theirs):
+    scores = torch.randn(3, 1, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(ours.budget_bisect(scores), torch.ones(3, 1))
+    assert torch.allclose(ours.budget_bisect(scores), theirs.budget_bisect(scores))
+
+
+def test_numbers_of_numpy():
+    np = pytest.importorskip("numpy")
+    scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(ours.sparsemax(scores, dim=np.int64(0)), ours.sparsemax(scores, dim=0))
+    for alpha in (np.float32(1.5), np.array(1.5), np.float64(1.5)):
+        assert torch.equal(ours.entmax_bisect(scores, alpha), ours.entmax_bisect(scores, 1.5))

@@ -331,3 +331,10 @@ def test_repeatability() -> None:
     second = sparsum.sparsemap(sparsum.Budget(8, 3), scores)
     assert torch.equal(first.probs, second.probs)
     assert torch.equal(first.support.values(), second.support.values())
+
+
+@pytest.mark.parametrize("row", [[math.nan, 1.0], [0.5, 0.6], [-0.5, 1.5], [0.0, 0.0]])
+def test_from_dense_refuses_rows_that_are_no_distributions(row):
+    probs = torch.tensor([[0.5, 0.5], row])
+    with pytest.raises(ValueError, match="expected each row of probs to be a distribution, got row 1"):
+        sparsum.SparseDistribution.from_dense(probs)

@@ -14,6 +14,7 @@ Results agree to within 10⁻⁶, gradients included. What is different is what 
 * α = 1 is softmax, and α < 1 an error; the derivative in α is right near 1.
 * Losses of scores that are −inf are finite, or +inf where the target's score is −inf; never NaN.
 * ``ignore_index`` may be negative, and is honoured whatever its sign.
+* Scores of integers, and α = 1 for ``normmax_bisect``, are errors.
 * ``entmax_bisect_loss`` and ``normmax_bisect_loss`` take one α a row, as they say.
 * Losses have second derivatives, and entmax's one in α.
 
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _transforms, ops
+from sparsum import _transforms, ops
 
 __all__ = [
     "BudgetBisect",
@@ -55,6 +56,7 @@ __all__ = [
     "sparsemax_loss",
 ]
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _NO_INDEX = -(2**63)
 """An ignore_index that no class has: single losses ignore nothing."""
 
@@ -154,8 +156,9 @@ def budget_bisect(
 
     Args:
         X: The scores, as for :func:`sparsum.sparsemax`.
-        budget: Between 0 and the number of finite scores; a number or a tensor that broadcasts
-            against X with size 1 along ``dim``, which gets a gradient.
+        budget: At least 0; a number or a tensor that broadcasts against X with size 1 along
+            ``dim``, which gets a gradient. One beyond the number of scores gives ones; with scores
+            of −inf, it must be at most the number of the others.
         dim: The dimension along which the sum is the budget.
         n_iter: Accepted.
 
@@ -164,7 +167,7 @@ def budget_bisect(
     """
     _check_tensor("budget_bisect", X)
     _check_hint("budget_bisect", "n_iter", n_iter)
-    total = _number(budget, X)
+    total = _number(budget, X).clamp(max=X.size(dim) if X.dim() > 0 else 1)
     if not torch.compiler.is_dynamo_compiling() and _transforms._transformed():
         return _transforms.BudgetSparsemax.apply(X, total, dim)
     return _registered.budget_sparsemax(X, total, dim)
@@ -248,7 +251,7 @@ def entmax_bisect_loss(
     _check_hint(op, "n_iter", n_iter)
     if not isinstance(alpha, Tensor):
         return _sample_losses(op, X, target, alpha)
-    _check_sample(op, X, target)
+    target = _check_sample(op, X, target)
     alpha = alpha.to(X.dtype)
     probs = ops.entmax(X, alpha, -1)
     # p maximises H + ⟨p, x⟩, whose derivative in p is therefore constant on the support: what
@@ -273,7 +276,7 @@ def normmax_bisect_loss(
     """
     op = "normmax_bisect_loss"
     _check_hint(op, "n_iter", n_iter)
-    _check_sample(op, X, target)
+    target = _check_sample(op, X, target)
     exponent = _number(alpha, X).to(X.dtype if X.dtype == torch.double else torch.float)
     probs = normmax_bisect(X, alpha, -1)
     p = probs.to(exponent.dtype)
@@ -281,7 +284,8 @@ def normmax_bisect_loss(
     return (1 - norm.squeeze(1)).to(X.dtype) + _score_gap(probs, X, target)
 
 
-def _check_sample(op: str, X: Any, target: Any) -> None:
+def _check_sample(op: str, X: Any, target: Any) -> Tensor:
+    """The target as int64."""
     for name, tensor in (("X", X), ("target", target)):
         if not isinstance(tensor, Tensor):
             raise TypeError(
@@ -289,15 +293,16 @@ def _check_sample(op: str, X: Any, target: Any) -> None:
             )
     if X.dim() != 2:
         raise RuntimeError(f"{op}: expected X to be [n, classes], got {list(X.shape)}")
-    if target.dtype != torch.long or target.shape != X.shape[:1]:
+    if target.dtype not in _INTEGERS or target.shape != X.shape[:1]:
         raise RuntimeError(
-            f"{op}: expected target to be int64 [n] = [{X.shape[0]}], got {target.dtype} "
+            f"{op}: expected target to be integers [n] = [{X.shape[0]}], got {target.dtype} "
             f"{list(target.shape)}"
         )
+    return target.long()
 
 
 def _sample_losses(op: str, X: Tensor, target: Tensor, alpha: float) -> Tensor:
-    _check_sample(op, X, target)
+    target = _check_sample(op, X, target)
     return ops.entmax_loss(X, target, alpha, -1, _NO_INDEX, "none")
 
 
@@ -510,3 +515,6 @@ class NormmaxBisectLoss(_Loss):
 
     def loss(self, X: Tensor, target: Tensor) -> Tensor:
         return normmax_bisect_loss(X, target, self.alpha, self.n_iter)
+
+
+from . import activations, losses, root_finding  # noqa: E402, F401  (attributes, as in the original)
