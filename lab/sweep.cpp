@@ -31,8 +31,12 @@ using Clock = std::chrono::steady_clock;
 
 // --- the file ------------------------------------------------------------------------------------
 
+std::string at_line(const fs::path& file, size_t line) {
+  return file.string() + ":" + std::to_string(line) + ": ";
+}
+
 std::string at_line(const fs::path& file, const toml::source_region& source) {
-  return file.string() + ":" + std::to_string(source.begin.line) + ": ";
+  return at_line(file, source.begin.line);
 }
 
 /// A TOML value as the command line would have it.
@@ -162,14 +166,14 @@ std::unique_ptr<ExperimentConfig> begin_config(const fs::path& file, const Entry
     try {
       return read_config(file.parent_path() / entry.config);
     } catch (const InputError& error) {
-      throw InputError(file.string() + ":" + std::to_string(entry.line) + ": " + error.what());
+      throw InputError(at_line(file, entry.line) + error.what());
     }
   }
   for (const Choice& choice : entry.choices) {
     if (choice.name != "experiment") continue;
     if (choice.values.size() > 1) {
-      throw InputError(file.string() + ":" + std::to_string(choice.line) +
-                       ": experiment: expected one, got a list; use one [[runs]] for each");
+      throw InputError(at_line(file, choice.line) +
+                       "experiment: expected one, got a list; use one [[runs]] for each");
     }
     return make_config(choice.values.front());
   }
@@ -196,19 +200,13 @@ SweepRun make_run(const fs::path& file, const Entry& entry,
     for (size_t i = 0; i < entry.choices.size(); ++i) {
       const Choice& choice = entry.choices[i];
       if (choice.name == "threads") {
-        throw InputError(file.string() + ":" + std::to_string(choice.line) +
-                         ": threads: the sweep's own --threads and --jobs decide this");
+        throw InputError(at_line(file, choice.line) +
+                         "threads: the sweep's own --threads and --jobs decide this");
       }
       try {
-        if (choice.name == "experiment") {
-          for (const Option& option : options.all()) {
-            if (option.name == "experiment") options.set("experiment", *values[i]);
-          }
-        } else {
-          options.set(choice.name, *values[i]);
-        }
+        options.set(choice.name, *values[i]);
       } catch (const InputError& error) {
-        throw InputError(file.string() + ":" + std::to_string(choice.line) + ": " + error.what());
+        throw InputError(at_line(file, choice.line) + error.what());
       }
       const bool told =
           choice.name == "seed" ||
@@ -223,7 +221,7 @@ SweepRun make_run(const fs::path& file, const Entry& entry,
     resolved->resolve();
     resolved->check_estimator();
   } catch (const InputError& error) {
-    throw InputError(file.string() + ":" + std::to_string(entry.line) + ": " + error.what());
+    throw InputError(at_line(file, entry.line) + error.what());
   }
   const std::string seed = "-s" + std::to_string(config->run.seed);
   std::string by_options = resolved->run_name();
@@ -231,9 +229,9 @@ SweepRun make_run(const fs::path& file, const Entry& entry,
   run.label = plain((entry.label.empty() ? by_options : entry.label) + suffix);
   run.name = run.label + seed;
   if (run.name.size() > kLongestName) {
-    throw InputError(file.string() + ":" + std::to_string(entry.line) +
-                     ": expected a run's name of at most " + std::to_string(kLongestName) +
-                     " bytes, got " + run.name + "; give the entry a shorter label");
+    throw InputError(at_line(file, entry.line) + "expected a run's name of at most " +
+                     std::to_string(kLongestName) + " bytes, got " + run.name +
+                     "; give the entry a shorter label");
   }
   const Options options = resolved->options();
   for (const Option& option : options.all()) {
