@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import re
 import struct
 import subprocess
 from collections.abc import Callable
@@ -42,6 +43,15 @@ def write_images(folder: Path, kind: str, count: int) -> None:
         pixels += image
     write_idx(folder / f"{kind}-images-idx3-ubyte.gz", (count, 28, 28), bytes(pixels))
     write_idx(folder / f"{kind}-labels-idx1-ubyte.gz", (count,), bytes(i % 10 for i in range(count)))
+
+
+def fails(result: subprocess.CompletedProcess, message: str, code: int = 2) -> None:
+    """One line on stderr that begins with the program's name and matches; nothing on stdout."""
+    assert result.returncode == code, result
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert re.fullmatch(f"sparsum: {message}", lines[0]), lines[0]
 
 
 @pytest.fixture(scope="session")

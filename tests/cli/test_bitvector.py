@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from conftest import Sparsum
+from conftest import Sparsum, fails
 
 SMALL = (
     *("train", "bitvector", "--dataset", "mnist", "--bits", 6, "--epochs", 2),
@@ -28,14 +27,6 @@ def write_npy(path: Path, shape: tuple[int, ...], values: bytes) -> None:
 def read_npy(path: Path) -> bytes:
     content = path.read_bytes()
     return content[10 + struct.unpack("<H", content[8:10])[0] :]
-
-
-def fails(result: subprocess.CompletedProcess, message: str) -> None:
-    assert result.returncode == 2, result
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert re.fullmatch(f"sparsum: {message}", lines[0]), lines[0]
 
 
 def test_trains_evaluates_encodes_and_decodes(sparsum: Sparsum, tmp_path: Path) -> None:

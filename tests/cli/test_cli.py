@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAM, Sparsum, write_idx
+from conftest import PROGRAM, Sparsum, fails, write_idx
 
 # Seconds on the small data: 2 epochs of 3 steps of warm-up, 3 epochs of 6 steps after it.
 SMALL = (
@@ -28,15 +28,6 @@ LONG = (*SMALL[:-6], "--warmup-epochs", 2, "--epochs", 40, "--threads", 2)
 
 def train(*more: object) -> tuple[object, ...]:
     return ("train", "ssvae", *SMALL, *more)
-
-
-def fails(result: subprocess.CompletedProcess, message: str, code: int = 2) -> None:
-    """One line on stderr that begins with the program's name and matches; nothing on stdout."""
-    assert result.returncode == code, result
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert re.fullmatch(f"sparsum: {message}", lines[0]), lines[0]
 
 
 def start(*arguments: object, cwd: Path, data: Path) -> subprocess.Popen:

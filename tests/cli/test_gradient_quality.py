@@ -10,20 +10,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAM, Sparsum
+from conftest import PROGRAM, Sparsum, fails
 
 FRESH = (
     *("gradient-quality", "bitvector", "--dataset", "mnist", "--bits", 3, "--validation", 60),
     *("--threads", 2, "--examples", 4, "--repeats", 6, "--settle", 3),
 )
-
-
-def fails(result: subprocess.CompletedProcess, message: str) -> None:
-    assert result.returncode == 2, result
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert re.fullmatch(f"sparsum: {message}", lines[0]), lines[0]
 
 
 def test_of_a_fresh_model_prints_a_table_and_writes_json(sparsum: Sparsum, tmp_path: Path) -> None:
