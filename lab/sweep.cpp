@@ -17,6 +17,7 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -260,12 +261,15 @@ Sweep read_sweep(const fs::path& file) {
                      " runs, got lists that stand for " + number_text(count));
   }
   std::map<std::string, size_t> lines;
+  std::map<size_t, std::vector<SweepRun>> by_seed;  // by its place in the entry's list of seeds
   for (const Entry& entry : entries) {
     std::vector<size_t> place(entry.choices.size(), 0);
     while (true) {
       std::vector<const std::string*> values;
+      size_t seed = 0;
       for (size_t i = 0; i < place.size(); ++i) {
         values.push_back(&entry.choices[i].values[place[i]]);
+        if (entry.choices[i].name == "seed") seed = place[i];
       }
       SweepRun run = make_run(file, entry, values);
       const auto [had, fresh] = lines.emplace(run.name, entry.line);
@@ -274,12 +278,16 @@ Sweep read_sweep(const fs::path& file) {
                          " (the entries at lines " + std::to_string(had->second) + " and " +
                          std::to_string(entry.line) + "): give one of them a label");
       }
-      sweep.runs.push_back(std::move(run));
+      by_seed[seed].push_back(std::move(run));
       // The next combination; the last list varies fastest.
       size_t i = place.size();
       while (i > 0 && ++place[i - 1] == entry.choices[i - 1].values.size()) place[--i] = 0;
       if (i == 0) break;
     }
+  }
+  // A study that is cut off has every method's first seeds.
+  for (auto& [seed, runs] : by_seed) {
+    std::move(runs.begin(), runs.end(), std::back_inserter(sweep.runs));
   }
   return sweep;
 }
@@ -304,6 +312,16 @@ void make_folder(const fs::path& path) {
   if (error) throw InputError(path.string() + ": cannot make the folder: " + error.message());
 }
 
+/// A config without its comments, whose words may change.
+std::string values_of(const std::string& config) {
+  std::istringstream lines(config);
+  std::string values;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line[0] != '#') values += line + '\n';
+  }
+  return values;
+}
+
 /// Writes what describes the sweep; refuses a folder whose runs of the same names are others.
 void describe(const Sweep& sweep, const SweepFolder& folder) {
   for (const char* part : {"configs", "runs", "logs", "failed", "locks"}) {
@@ -311,7 +329,7 @@ void describe(const Sweep& sweep, const SweepFolder& folder) {
   }
   for (const SweepRun& run : sweep.runs) {
     const fs::path path = folder.config(run.name);
-    if (fs::exists(path) && read_file(path) != run.config) {
+    if (fs::exists(path) && values_of(read_file(path)) != values_of(run.config)) {
       throw InputError(path.string() +
                        ": the folder has a run of this name with other options; "
                        "choose another --out, or give the entry another label");

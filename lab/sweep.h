@@ -27,7 +27,8 @@ struct SweepRun {
 ///   label = "dense"              # how tables and folders call it; default: by its options
 ///   seed = [0, 1, 2]             # a list stands for one run for each of its elements;
 ///                                # several lists for every combination of theirs
-/// Without [[runs]] there is one entry, [common].
+/// Without [[runs]] there is one entry, [common]. The runs are in the file's order, but for the
+/// seeds: first all with the first of their list, then all with the second, and so on.
 struct Sweep {
   std::string name;  ///< the key `name`, or the file's own
   std::string text;  ///< the file

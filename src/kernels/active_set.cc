@@ -29,6 +29,9 @@ constexpr double kDependent = 1e-10;
 // A gap below kRounding·scale·V may be rounding; only if no step gets further is it accepted.
 constexpr double kRounding = 1e-12;
 
+// Weights up to that are rounding errors of 0; their configurations are not listed.
+constexpr double kNothing = 1e-14;
+
 // Newton steps of that length leave rounding errors in the weights that one more, at the end, takes
 // away.
 constexpr double kRough = 1e3;
@@ -267,9 +270,8 @@ struct ActiveSet::Workspace {
   void write_solution() {
     ActiveSetSolution& s = solution;
     if (s.status > ActiveSetStatus::kStalled) return;  // there is none
-    s.support = static_cast<int64_t>(m);
     s.scale = scale;
-    s.weights.assign(xi.data(), xi.data() + m);
+    s.weights.clear();
     s.marginals.resize(parts);
     std::copy_n(mu.data(), variables, s.marginals.data());
     std::copy_n(mu.data() + additional_begin, parts - variables, s.marginals.data() + variables);
@@ -279,8 +281,10 @@ struct ActiveSet::Workspace {
     s.objective = 0.5 * squares - linear;
     s.configurations.resize(m * parts);
     for (size_t z = 0; z < m; ++z) {
+      if (xi[z] <= kNothing) continue;
       const uint8_t *bits = row(z), *from = origin.data();
-      uint8_t* out = s.configurations.data() + z * parts;
+      uint8_t* out = s.configurations.data() + s.weights.size() * parts;
+      s.weights.push_back(xi[z]);
       for (size_t i = 0; i < variables; i += 8)
         unpack8(bits[i / 8] ^ from[i / 8], out + i, std::min<size_t>(8, variables - i));
       for (size_t i = variables; i < parts; i += 8) {
@@ -288,6 +292,8 @@ struct ActiveSet::Workspace {
         unpack8(bits[b] ^ from[b], out + i, std::min<size_t>(8, parts - i));
       }
     }
+    s.support = static_cast<int64_t>(s.weights.size());
+    s.configurations.resize(s.weights.size() * parts);
   }
 };
 

@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from conftest import PROGRAM, Sparsum
+from conftest import PROGRAM, ROOT, Sparsum
 
 COMMON = """
 [common]
@@ -53,7 +55,9 @@ def test_every_run_is_done_once_and_as_train_does_it(sparsum: Sparsum, tmp_path:
     assert finished(out) == names
     plan = json.loads((out / "sweep.json").read_text())
     assert sorted(run["name"] for run in plan["runs"]) == names
-    assert [run["label"] for run in plan["runs"]] == ["ssvae-mnist-sparsemax"] * 2 + ["a b"]
+    # Every method's first seed before any second.
+    sparse = "ssvae-mnist-sparsemax"
+    assert [run["label"] for run in plan["runs"]] == [sparse, "a b", sparse]
     assert all(run["epochs"] == 3 for run in plan["runs"])
     assert (out / "sweep.toml").read_text() == study.read_text()
 
@@ -159,9 +163,78 @@ def test_a_folder_keeps_its_runs_options(sparsum: Sparsum, tmp_path: Path):
     assert more.returncode == 0 and "2 done" in more.stdout
 
 
+def test_a_folder_goes_on_where_options_are_described_in_other_words(
+    sparsum: Sparsum, tmp_path: Path
+):
+    out = tmp_path / "out"
+    study = write(tmp_path, "[[runs]]\nseed = 0\n")
+    assert sparsum("sweep", study, "--out", out).returncode == 0
+    (config,) = (out / "configs").glob("*.toml")
+    text = config.read_text()
+    assert "\n# seed of everything random" in text
+    config.write_text(text.replace("\n# seed of everything random", "\n# seed"))
+    result = sparsum("sweep", study, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "1 done" in result.stdout
+
+
 @pytest.mark.parametrize("shard", ["2/2", "-1/2", "1", "a/b", "1/2/3"])
 def test_a_shard_is_a_place_and_a_number(sparsum: Sparsum, tmp_path: Path, shard: str):
     study = write(tmp_path, "[[runs]]\nseed = 0\n")
     result = sparsum("sweep", study, "--out", tmp_path / "out", f"--shard={shard}")
     assert result.returncode == 2
     assert f"expected I/N with 0 <= I < N, got '{shard}'" in result.stderr
+
+
+SMALLER = {
+    "ssvae": {
+        "split": "stratified",
+        "labelled": 40,
+        "unlabelled": 200,
+        "validation": 40,
+        "warmup-epochs": 1,
+        "epochs": 1,
+        "steps-per-epoch": 2,
+    },
+    "signal": {"epochs": 1, "steps-per-epoch": 2, "validation-games": 16, "test-games": 16},
+    "bitvector": {
+        "validation": 40,
+        "epochs": 1,
+        "steps-per-epoch": 2,
+        "importance-images": 4,
+        "importance-samples": 8,
+    },
+}
+
+
+def test_the_quick_study_and_its_page(sparsum: Sparsum, tmp_path: Path, data: Path):
+    """sweeps/quick.toml from its file to the page, every run of it cut down to a few steps."""
+    quick = tomllib.loads((ROOT / "sweeps/quick.toml").read_text())
+    lines = ["[common]", f"seed = {quick['common']['seed']}"]
+    for run in quick["runs"]:
+        experiment = Path(run["config"]).name.split("-")[0]
+        options = {**run, **SMALLER[experiment], "config": str(ROOT / "sweeps" / run["config"])}
+        lines += ["[[runs]]", *(f"{key} = {json.dumps(value)}" for key, value in options.items())]
+    study = tmp_path / "quick.toml"
+    study.write_text("\n".join(lines))
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in ("mnist", "fashion-mnist"):
+        (both / name).symlink_to(data / "mnist")
+
+    out = tmp_path / "out"
+    result = sparsum("sweep", study, "--out", out, "--jobs", 2, env={"SPARSUM_DATA": str(both)})
+    assert result.returncode == 0, result.stderr
+    assert len(finished(out)) == 2 * len(quick["runs"])
+
+    page = subprocess.run(
+        [sys.executable, "-m", "sparsum.report", str(out), "--out", str(tmp_path / "page")],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert page.returncode == 0, page.stderr
+    text = (tmp_path / "page/index.html").read_text()
+    for name in finished(out):
+        assert name in text

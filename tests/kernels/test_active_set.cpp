@@ -391,6 +391,27 @@ TEST_P(ActiveSetKernel, ByHand) {
   EXPECT_EQ(s.oracle_calls, 3);  // the start, the second configuration, none better
 }
 
+TEST_P(ActiveSetKernel, ConfigurationsOfNoWeightAreNotListed) {
+  // Scores on a grid: solutions lie on faces of the simplex again and again, where weights end at 0
+  // but for rounding.
+  const std::vector<double> grid{-1, -0.5, -0.25, 0, 0.1, 0.5, 1};
+  ActiveSet solver;
+  for (size_t code = 0; code < grid.size() * grid.size() * grid.size() * grid.size(); ++code) {
+    std::vector<double> t;
+    for (size_t rest = code; t.size() < 4; rest /= grid.size())
+      t.push_back(grid[rest % grid.size()]);
+    for (const BitCounts counts : {BitCounts{}, BitCounts{0, 2}, BitCounts{2, 2}}) {
+      SCOPED_TRACE(testing::Message() << "scores number " << code << ", at most " << counts.most);
+      const ActiveSetSolution& s = solver.solve(t.data(), 4, counts);
+      ASSERT_EQ(s.status, ActiveSetStatus::kConverged);
+      ASSERT_EQ(s.weights.size(), static_cast<size_t>(s.support));
+      ASSERT_EQ(s.configurations.size(), static_cast<size_t>(s.support) * 4);
+      ASSERT_GT(*std::min_element(s.weights.begin(), s.weights.end()), 1e-9);
+      ASSERT_NEAR(std::accumulate(s.weights.begin(), s.weights.end(), 0.0), 1, 1e-12);
+    }
+  }
+}
+
 TEST_P(ActiveSetKernel, TiesGoToTheLowerIndexAndZeroIsOff) {
   // A tolerance this large stops at the start, the MAP.
   const ActiveSetOptions options{.tolerance = 1e9};
