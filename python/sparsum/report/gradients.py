@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sparsum.runs import SCHEMA, is_number
 
 if TYPE_CHECKING:  # loads matplotlib, which may be missing
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from sparsum.report.figures import Picture
 
@@ -219,23 +220,25 @@ def _error_panels(
             color=style.MUTED,
             va="center",
         )
-    _cost_axis(left, [row.evaluations for row in quality.rows])
-    _cost_axis(right, [row.milliseconds for row in quality.rows])
+    for axes, costs in (
+        (left, [row.evaluations for row in quality.rows]),
+        (right, [row.milliseconds for row in quality.rows]),
+    ):
+        known = [cost for cost in costs if math.isfinite(cost) and cost > 0] or [1.0]
+        axes.set_xlim(min(known) / 1.35, max(known) * 1.35)
+        _plain_numbers(axes.xaxis, max(known) / min(known))
+        # The shaded band is below the scale.
+        _plain_numbers(axes.yaxis, high / low, above=floor * 1.5 if any_zero else 0)
     return labels
 
 
-def _cost_axis(axes: Axes, costs: Sequence[float]) -> None:
-    """Logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+def _plain_numbers(axis: Axis, ratio: float, above: float = 0) -> None:
+    """Numbers at powers of ten of a logarithmic axis; in between, too, where it spans few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    known = [cost for cost in costs if math.isfinite(cost) and cost > 0] or [1.0]
-    axes.set_xlim(min(known) / 1.35, max(known) * 1.35)
-    decades = math.log10(max(known) / min(known))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(ratio) < 2.2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}" if x > above else ""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _look(family: str) -> dict[str, Any]:
