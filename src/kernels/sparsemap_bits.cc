@@ -325,6 +325,27 @@ void configurations_of_rows(const T* marginals, const bool* tight, int64_t rows,
   }
 }
 
+template <typename T>
+void configurations_backward(const T* grad, const T* marginals, const int64_t* splits,
+                             const int64_t* upper, const int64_t* lower, bool on_line,
+                             int64_t begin, int64_t end, int64_t bits, T* grad_marginals) {
+  for (int64_t row = begin; row < end; ++row) {
+    const T* mu = marginals + row * bits;
+    T* out = grad_marginals + row * bits;
+    std::fill_n(out, bits, T{0});
+    for (int64_t i = splits[row]; i < splits[row + 1]; ++i) {
+      if (upper[i] >= 0) grad_marginals[upper[i]] += grad[i];
+      if (lower[i] >= 0) grad_marginals[lower[i]] -= grad[i];
+    }
+    if (!on_line) continue;
+    double sum = 0;
+    for (int64_t i = bits - 1; i >= 0; --i) {
+      sum += static_cast<double>(out[i]);
+      out[i] = mu[i] > 0 && mu[i] < 1 ? static_cast<T>(sum) : T{0};
+    }
+  }
+}
+
 }  // namespace
 
 int64_t sparsemap_marginals(const float* scores, int64_t rows, int64_t bits, int64_t least,
@@ -353,6 +374,21 @@ void sparsemap_configurations(const double* marginals, const bool* tight, int64_
                               int64_t bits, int64_t least, int64_t most, uint8_t* base,
                               BitConfigurations& out) {
   configurations_of_rows(marginals, tight, rows, bits, least, most, base, out);
+}
+
+void sparsemap_configurations_backward(const float* grad, const float* marginals,
+                                       const int64_t* splits, const int64_t* upper,
+                                       const int64_t* lower, bool on_line, int64_t begin,
+                                       int64_t end, int64_t bits, float* grad_marginals) {
+  configurations_backward(grad, marginals, splits, upper, lower, on_line, begin, end, bits,
+                          grad_marginals);
+}
+void sparsemap_configurations_backward(const double* grad, const double* marginals,
+                                       const int64_t* splits, const int64_t* upper,
+                                       const int64_t* lower, bool on_line, int64_t begin,
+                                       int64_t end, int64_t bits, double* grad_marginals) {
+  configurations_backward(grad, marginals, splits, upper, lower, on_line, begin, end, bits,
+                          grad_marginals);
 }
 
 }  // namespace sparsum::kernels

@@ -82,6 +82,9 @@ TORCH_LIBRARY(sparsum, m) {
       "sparsemap_configurations(Tensor marginals, Tensor tight, int least, int most)"
       " -> (Tensor row_splits, Tensor rows, Tensor base, Tensor flip_splits, Tensor flips,"
       " Tensor probs, Tensor upper, Tensor lower)");
+  m.def(
+      "sparsemap_configurations_backward(Tensor grad, Tensor marginals, Tensor row_splits,"
+      " Tensor upper, Tensor lower, bool on_line) -> Tensor");
 
   m.def("support(Tensor probs) -> (Tensor row_splits, Tensor rows, Tensor indices)");
 }

@@ -255,6 +255,131 @@ Configurations configurations_host(const at::Tensor& marginals, const at::Tensor
           std::get<6>(r).to(device), std::get<7>(r).to(device)};
 }
 
+// The gradient of the weights in the marginals. A cut at 0 or 1 is nobody's.
+
+constexpr const char* kConfigurationsBackward = "sparsemap_configurations_backward";
+
+at::Tensor call_configurations_backward(const at::Tensor& grad, const at::Tensor& marginals,
+                                        const at::Tensor& row_splits, const at::Tensor& upper,
+                                        const at::Tensor& lower, bool on_line) {
+  static const auto op =
+      find_op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                         const at::Tensor&, bool)>("sparsum::sparsemap_configurations_backward");
+  return op.call(grad, marginals, row_splits, upper, lower, on_line);
+}
+
+void check_configurations_backward(const at::Tensor& grad, const at::Tensor& marginals,
+                                   const at::Tensor& row_splits, const at::Tensor& upper,
+                                   const at::Tensor& lower) {
+  constexpr const char* kName = kConfigurationsBackward;
+  check_floating(kName, "marginals", marginals);
+  TORCH_CHECK(marginals.dim() == 2 && marginals.sym_size(1) >= 1, kName,
+              ": expected marginals to be [B, D] with D >= 1, got ", marginals.sym_sizes());
+  check_floating(kName, "grad", grad);
+  TORCH_CHECK(grad.dim() == 1, kName, ": expected grad to be [n], got ", grad.sym_sizes());
+  TORCH_CHECK(row_splits.dim() == 1 && row_splits.sym_size(0) == marginals.sym_size(0) + 1, kName,
+              ": expected row_splits to be [B + 1] = [", marginals.sym_size(0) + 1, "], got ",
+              row_splits.sym_sizes());
+  check_splits(kName, "row_splits", row_splits, grad.sym_size(0));
+  for (const auto& [name, cut] : {std::pair("upper", &upper), std::pair("lower", &lower)}) {
+    TORCH_CHECK_TYPE(cut->scalar_type() == at::kLong, kName, ": expected ", name,
+                     " to be int64, got ", cut->scalar_type());
+    check_shape(kName, name, *cut, "[n]", grad.sym_sizes());
+  }
+}
+
+/// Throws unless each cut is −1 or a place among its own row's marginals.
+void check_cuts(const char* name, const int64_t* cuts, const int64_t* splits, int64_t rows,
+                int64_t bits) {
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = splits[row]; i < splits[row + 1]; ++i) {
+      TORCH_CHECK_INDEX(cuts[i] == -1 || (cuts[i] >= row * bits && cuts[i] < (row + 1) * bits),
+                        kConfigurationsBackward, ": expected ", name, " of row ", row,
+                        " to be -1 or in ", row * bits, " ... ", (row + 1) * bits - 1, ", got ",
+                        cuts[i]);
+    }
+  }
+}
+
+at::Tensor configurations_backward_cpu(const at::Tensor& grad, const at::Tensor& marginals,
+                                       const at::Tensor& row_splits, const at::Tensor& upper,
+                                       const at::Tensor& lower, bool on_line) {
+  check_configurations_backward(grad, marginals, row_splits, upper, lower);
+  const auto type = compute_type(marginals.scalar_type());
+  const at::Tensor g = grad.to(type).contiguous(), mu = marginals.to(type).contiguous();
+  const at::Tensor splits = row_splits.contiguous(), uppers = upper.contiguous(),
+                   lowers = lower.contiguous(), result = at::empty_like(mu);
+  const int64_t rows = mu.size(0), bits = mu.size(1);
+  const auto* splits_data = splits.const_data_ptr<int64_t>();
+  const auto* uppers_data = uppers.const_data_ptr<int64_t>();
+  const auto* lowers_data = lowers.const_data_ptr<int64_t>();
+  check_cuts("upper", uppers_data, splits_data, rows, bits);
+  check_cuts("lower", lowers_data, splits_data, rows, bits);
+  AT_DISPATCH_FLOATING_TYPES(type, kConfigurationsBackward, [&] {
+    const auto* g_data = g.const_data_ptr<scalar_t>();
+    const auto* mu_data = mu.const_data_ptr<scalar_t>();
+    auto* out = result.mutable_data_ptr<scalar_t>();
+    parallel_rows(rows, 2 * bits, [&](int64_t begin, int64_t end) {
+      kernels::sparsemap_configurations_backward(g_data, mu_data, splits_data, uppers_data,
+                                                 lowers_data, on_line, begin, end, bits, out);
+      return int64_t{-1};
+    });
+  });
+  return result.to(marginals.scalar_type());
+}
+
+at::Tensor configurations_backward_generic(const at::Tensor& grad, const at::Tensor& marginals,
+                                           const at::Tensor& row_splits, const at::Tensor& upper,
+                                           const at::Tensor& lower, bool on_line) {
+  check_configurations_backward(grad, marginals, row_splits, upper, lower);
+  const at::Tensor g = grad.to(marginals.scalar_type());
+  // One place in front takes what belongs to the cuts at 0 and 1.
+  const at::Tensor by_cut = at::zeros({marginals.numel() + 1}, g.options())
+                                .index_add(0, upper + 1, g)
+                                .index_add(0, lower + 1, g, -1)
+                                .slice(0, 1)
+                                .view(marginals.sizes());
+  if (!on_line) return by_cut.clone();
+  const at::Tensor inside = (marginals > 0).logical_and_(marginals < 1);
+  return by_cut.flip(1).cumsum(1).flip(1).masked_fill(inside.logical_not(), 0);
+}
+
+at::Tensor configurations_backward_meta(const at::Tensor& grad, const at::Tensor& marginals,
+                                        const at::Tensor& row_splits, const at::Tensor& upper,
+                                        const at::Tensor& lower, bool) {
+  check_configurations_backward(grad, marginals, row_splits, upper, lower);
+  return at::empty_like(marginals);
+}
+
+/// Linear in the gradient; constant in the marginals between places where cuts meet.
+struct ConfigurationsBackward : torch::autograd::Function<ConfigurationsBackward> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& grad,
+                            const at::Tensor& marginals, const at::Tensor& row_splits,
+                            const at::Tensor& upper, const at::Tensor& lower, bool on_line) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({marginals, upper, lower});
+    ctx->saved_data["on_line"] = on_line;
+    return call_configurations_backward(grad, marginals, row_splits, upper, lower, on_line);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor marginals = saved[0].detach();
+    at::Tensor cuts = grads[0];
+    if (ctx->saved_data["on_line"].toBool()) {
+      const at::Tensor inside = (marginals > 0).logical_and_(marginals < 1);
+      cuts = cuts.masked_fill(inside.logical_not(), 0).cumsum(1);
+    }
+    cuts = at::cat({at::zeros({1}, cuts.options()), cuts.flatten()});
+    return {cuts.index_select(0, saved[1] + 1) - cuts.index_select(0, saved[2] + 1),
+            {},
+            {},
+            {},
+            {},
+            {}};
+  }
+};
+
 struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction> {
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
                                                 const at::Tensor& marginals,
@@ -263,27 +388,21 @@ struct ConfigurationsFunction : torch::autograd::Function<ConfigurationsFunction
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [row_splits, rows, base, flip_splits, flips, probs, upper, lower] =
         call_configurations(marginals, tight, least, most);
-    ctx->save_for_backward({marginals, upper, lower});
+    ctx->save_for_backward({marginals, row_splits, upper, lower});
     ctx->mark_non_differentiable({row_splits, rows, base, flip_splits, flips, upper, lower});
+    ctx->set_materialize_grads(false);
     ctx->saved_data["on_line"] = least > 0 || most < marginals.size(1);
     return {row_splits, rows, base, flip_splits, flips, probs, upper, lower};
   }
-  /// In operations of ATen on the gradient alone, in which it is linear: so it has derivatives too.
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
+    if (!grads[5].defined()) return {{}, {}, {}, {}};
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor marginals = saved[0].detach();
-    const at::Tensor& g = grads[5];
-    // One place in front takes what belongs to the cuts at 0 and 1.
-    const at::Tensor by_cut = at::zeros({marginals.numel() + 1}, g.options())
-                                  .index_add(0, saved[1] + 1, g)
-                                  .index_add(0, saved[2] + 1, g, -1)
-                                  .slice(0, 1)
-                                  .view(marginals.sizes());
-    if (!ctx->saved_data["on_line"].toBool()) return {by_cut, {}, {}, {}};
-    // A cut is at the sum of the fractional marginals up to its own.
-    const at::Tensor inside = (marginals > 0).logical_and_(marginals < 1);
-    return {by_cut.flip(1).cumsum(1).flip(1).masked_fill(inside.logical_not(), 0), {}, {}, {}};
+    return {call_configurations_backward(grads[5], saved[0].detach(), saved[1], saved[2], saved[3],
+                                         ctx->saved_data["on_line"].toBool()),
+            {},
+            {},
+            {}};
   }
 };
 
@@ -298,24 +417,38 @@ Configurations configurations_autograd(const at::Tensor& marginals, const at::Te
   return call_configurations(marginals, tight, least, most);
 }
 
+at::Tensor configurations_backward_autograd(const at::Tensor& grad, const at::Tensor& marginals,
+                                            const at::Tensor& row_splits, const at::Tensor& upper,
+                                            const at::Tensor& lower, bool on_line) {
+  if (needs_graph(grad)) {
+    return ConfigurationsBackward::apply(grad, marginals, row_splits, upper, lower, on_line);
+  }
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_configurations_backward(grad, marginals, row_splits, upper, lower, on_line);
+}
+
 TORCH_LIBRARY_IMPL(sparsum, CPU, m) {
   m.impl("sparsemap_marginals", &marginals_cpu);
   m.impl("sparsemap_marginals_backward", &marginals_backward_cpu);
   m.impl("sparsemap_configurations", &configurations_cpu);
+  m.impl("sparsemap_configurations_backward", &configurations_backward_cpu);
 }
 TORCH_LIBRARY_IMPL(sparsum, CompositeExplicitAutograd, m) {
   m.impl("sparsemap_marginals", &marginals_host);
   m.impl("sparsemap_marginals_backward", &marginals_backward_generic);
   m.impl("sparsemap_configurations", &configurations_host);
+  m.impl("sparsemap_configurations_backward", &configurations_backward_generic);
 }
 TORCH_LIBRARY_IMPL(sparsum, Meta, m) {
   m.impl("sparsemap_marginals", &marginals_meta);
   m.impl("sparsemap_marginals_backward", &marginals_backward_meta);
+  m.impl("sparsemap_configurations_backward", &configurations_backward_meta);
 }
 TORCH_LIBRARY_IMPL(sparsum, Autograd, m) {
   m.impl("sparsemap_marginals", &marginals_autograd);
   m.impl("sparsemap_marginals_backward", &marginals_backward_autograd);
   m.impl("sparsemap_configurations", &configurations_autograd);
+  m.impl("sparsemap_configurations_backward", &configurations_backward_autograd);
 }
 
 }  // namespace

@@ -210,5 +210,77 @@ TEST(SparsemapOps, MarginalsBackwardChecksWhatItIsGiven) {
                   .equal(std::get<2>(list.call(mu, strided.contiguous(), 0, 2))));
 }
 
+using ConfigurationsBackward = at::Tensor(Given, Given, Given, Given, Given, bool);
+
+TEST(SparsemapConfigurationsBackward, IsTheGradientOfTheWeightsAndItsBackwardTheTranspose) {
+  const auto list =
+      op<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
+                    at::Tensor, at::Tensor>(Given, Given, int64_t, int64_t)>(
+          "sparsum::sparsemap_configurations");
+  const auto backward = op<ConfigurationsBackward>("sparsum::sparsemap_configurations_backward");
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{5});
+  const int64_t bits = 7, rows = 5;
+  at::Tensor mu = at::rand({rows, bits}, generator, at::kDouble).mul(1.6).sub(0.3).clamp(0, 1);
+  const at::Tensor tight = at::zeros({rows}, at::kBool);
+  for (const int64_t most : {bits, bits - 1}) {
+    const bool on_line = most < bits;
+    // So that no bound is near.
+    if (on_line) mu = mu * 0.8;
+    const auto [splits, pair_rows, base, flip_splits, flips, probs, upper, lower] =
+        list.call(mu, tight, 0, most);
+    const at::Tensor g = at::randn(probs.sizes(), generator, probs.options());
+    const at::Tensor got = backward.call(g, mu, splits, upper, lower, on_line);
+    // Differences of ⟨g, weights⟩: these change as their cuts move.
+    constexpr double kStep = 1e-7;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t bit = 0; bit < bits; ++bit) {
+        const double m = mu[row][bit].item<double>();
+        if (!(m > 0 && m < 1)) {
+          EXPECT_EQ(got[row][bit].item<double>(), 0);
+          continue;
+        }
+        at::Tensor moved = mu.clone();
+        moved[row][bit] += kStep;
+        const at::Tensor after = std::get<5>(list.call(moved, tight, 0, most));
+        ASSERT_EQ(after.size(0), probs.size(0));
+        EXPECT_NEAR(got[row][bit].item<double>(),
+                    (g * (after - probs)).sum().item<double>() / kStep, 1e-5);
+      }
+    }
+    const at::Tensor h = at::randn(mu.sizes(), generator, mu.options());
+    const at::Tensor attached = g.clone().requires_grad_();
+    const auto back = torch::autograd::grad(
+        {backward.call(attached, mu, splits, upper, lower, on_line)}, {attached}, {h});
+    EXPECT_NEAR((back[0] * g).sum().item<double>(), (got * h).sum().item<double>(), 1e-12);
+    const at::Tensor single =
+        backward.call(g.to(at::kFloat), mu.to(at::kFloat), splits, upper, lower, on_line);
+    EXPECT_EQ(single.scalar_type(), at::kFloat);
+    EXPECT_TRUE(single.allclose(got.to(at::kFloat), 1e-5, 1e-5));
+  }
+}
+
+TEST(SparsemapConfigurationsBackward, RefusesWhatDoesNotFit) {
+  const auto backward = op<ConfigurationsBackward>("sparsum::sparsemap_configurations_backward");
+  const at::Tensor mu = at::full({2, 3}, 0.5), g = at::ones({3});
+  const at::Tensor splits = longs({0, 2, 3}), upper = longs({1, -1, -1}), lower = longs({-1, 1, 3});
+  const auto error = [&](Given grad, Given marginals, Given row_splits, Given up, Given low) {
+    return error_of([&] { backward.call(grad, marginals, row_splits, up, low, false); });
+  };
+  EXPECT_EQ(error(g, mu, splits, upper, lower), "");
+  const std::string start = "sparsemap_configurations_backward: expected ";
+  EXPECT_EQ(error(g, mu[0], splits, upper, lower),
+            start + "marginals to be [B, D] with D >= 1, got [3]");
+  EXPECT_EQ(error(g.view({3, 1}), mu, splits, upper, lower), start + "grad to be [n], got [3, 1]");
+  EXPECT_EQ(error(g, mu, longs({0, 3}), upper, lower),
+            start + "row_splits to be [B + 1] = [3], got [2]");
+  EXPECT_EQ(error(g, mu, splits, upper.slice(0, 1), lower),
+            start + "upper to be [n] = [3], got [2]");
+  EXPECT_EQ(error(g, mu, splits, upper, lower.to(at::kInt)), start + "lower to be int64, got Int");
+  EXPECT_EQ(error(g, mu, splits, longs({3, -1, -1}), lower),
+            start + "upper of row 0 to be -1 or in 0 ... 2, got 3");
+  EXPECT_EQ(error(g, mu, splits, upper, longs({-1, 1, 2})),
+            start + "lower of row 1 to be -1 or in 3 ... 5, got 2");
+}
+
 }  // namespace
 }  // namespace sparsum

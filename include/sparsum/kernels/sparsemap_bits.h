@@ -58,4 +58,17 @@ void sparsemap_configurations(const double* marginals, const bool* tight, int64_
                               int64_t bits, int64_t least, int64_t most, uint8_t* base,
                               BitConfigurations& out);
 
+/// The gradient of those weights in the marginals, of rows `begin` to `end` − 1; row b has the
+/// configurations splits[b] … splits[b + 1] − 1 of grad, upper and lower. A cut's gradient is that
+/// of the weight below it less that of the weight above; with `on_line` the cut moves with all
+/// fractional marginals of its row up to its own, else with its own alone.
+void sparsemap_configurations_backward(const float* grad, const float* marginals,
+                                       const int64_t* splits, const int64_t* upper,
+                                       const int64_t* lower, bool on_line, int64_t begin,
+                                       int64_t end, int64_t bits, float* grad_marginals);
+void sparsemap_configurations_backward(const double* grad, const double* marginals,
+                                       const int64_t* splits, const int64_t* upper,
+                                       const int64_t* lower, bool on_line, int64_t begin,
+                                       int64_t end, int64_t bits, double* grad_marginals);
+
 }  // namespace sparsum::kernels
