@@ -20,12 +20,12 @@ Adam::Adam(std::vector<Group> groups) {
   }
 }
 
-void Adam::step() {
+void Adam::step(double scale) {
   const at::NoGradGuard no_grad;
-  for (StatefulGroup& group : groups_) step(group);
+  for (StatefulGroup& group : groups_) step(group, scale);
 }
 
-void Adam::step(StatefulGroup& group) {
+void Adam::step(StatefulGroup& group, double scale) {
   std::vector<at::Tensor> parameters, gradients, means, squares, steps;
   // The kernel wants the count as a tensor; parameters with the same count share one.
   std::map<int64_t, at::Tensor> counts;
@@ -45,8 +45,8 @@ void Adam::step(StatefulGroup& group) {
   if (parameters.empty()) return;
   const AdamOptions& options = group.options;
   at::_fused_adam_(parameters, gradients, means, squares, /*max_exp_avg_sqs=*/{}, steps,
-                   options.learning_rate, options.beta1, options.beta2, options.weight_decay,
-                   options.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+                   scale * options.learning_rate, options.beta1, options.beta2,
+                   options.weight_decay, options.epsilon, /*amsgrad=*/false, /*maximize=*/false);
 }
 
 void Adam::zero_grad() {

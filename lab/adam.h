@@ -35,8 +35,8 @@ class Adam {
   /// Each group with its own options; names are unique over all groups.
   explicit Adam(std::vector<Group> groups);
 
-  /// One update from the parameters' gradients.
-  void step();
+  /// One update from the parameters' gradients, at `scale` times the learning rates.
+  void step(double scale = 1);
   /// Drops the gradients: the next backward pass stores its own instead of adding to zeros.
   void zero_grad();
 
@@ -55,7 +55,7 @@ class Adam {
     std::vector<State> states;
     AdamOptions options;
   };
-  static void step(StatefulGroup& group);
+  static void step(StatefulGroup& group, double scale);
 
   std::vector<StatefulGroup> groups_;
 };

@@ -46,6 +46,10 @@ void RunConfig::declare(Options& options) {
   options.add("checkpoint-every", &checkpoint_every,
               "saves the state also inside epochs, each time that many steps are done; 0: never",
               "steps", 0, kMany);
+  options.add("lr-schedule", &lr_schedule,
+              "learning rates after a warm start: as they are, or falling to 0 as half a cosine "
+              "over all epochs",
+              {"constant", "cosine"});
 }
 
 void RunConfig::resolve() {

@@ -38,6 +38,8 @@ struct Phase {
   // Of the estimator's own parameters, those of model() called "estimator.…".
   double estimator_learning_rate = 1e-3;
   double estimator_weight_decay = 0;
+  /// Whether both learning rates fall to 0 over the phase as half a cosine, 1 + cos(π·step/steps).
+  bool cosine = false;
 };
 
 /// Running numbers of the current epoch, for a progress bar.
@@ -106,7 +108,9 @@ struct RunConfig {
   int64_t threads = 0;  ///< 0: LibTorch's choice, filled in by resolve()
   std::string device = "cpu";
   int64_t checkpoint_every = 0;  ///< steps; 0: at the end of each epoch only
+  std::string lr_schedule = "constant";
 
+  bool cosine() const { return lr_schedule == "cosine"; }
   void declare(Options& options);
   /// Fills in `threads`, sets LibTorch up (number of threads; numbers too small for full precision
   /// count as zero), and checks that the device is there. Throws InputError.

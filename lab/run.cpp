@@ -16,7 +16,9 @@ void apply(ExperimentConfig& config, const TrainRequest& request) {
 
 /// Refuses options that would make the rest of the run another run than its beginning.
 void require_same(ExperimentConfig& stored, ExperimentConfig& wanted, const RunFolder& folder) {
-  const std::vector<std::string> free = {"epochs", "data", "threads", "checkpoint-every"};
+  std::vector<std::string> free = {"data", "threads", "checkpoint-every"};
+  // A schedule that knows where training ends is another one with another end.
+  if (!stored.run.cosine()) free.push_back("epochs");
   const auto before = stored.options(), after = wanted.options();
   for (size_t i = 0; i < before.all().size(); ++i) {
     const Option& old_option = before.all()[i];

@@ -32,7 +32,8 @@ struct TrainResult {
 
 /// Trains, or goes on training. All that can be wrong with the request, the data or the folder is
 /// found before anything is written. A resumed run keeps its own options: those given must agree
-/// with them, but for `epochs`, `data`, `threads` and `checkpoint-every`, which may be changed.
+/// with them, but for `data`, `threads`, `checkpoint-every` and, with a constant learning
+/// rate, `epochs`, which may be changed.
 /// Throws InputError and TrainingDiverged.
 TrainResult train(const TrainRequest& request, const std::atomic<bool>& stop,
                   TrainingObserver& observer);

@@ -312,16 +312,6 @@ void make_folder(const fs::path& path) {
   if (error) throw InputError(path.string() + ": cannot make the folder: " + error.message());
 }
 
-/// A config without its comments, whose words may change.
-std::string values_of(const std::string& config) {
-  std::istringstream lines(config);
-  std::string values;
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.empty() && line[0] != '#') values += line + '\n';
-  }
-  return values;
-}
-
 /// Writes what describes the sweep; refuses a folder whose runs of the same names are others.
 void describe(const Sweep& sweep, const SweepFolder& folder) {
   for (const char* part : {"configs", "runs", "logs", "failed", "locks"}) {
@@ -329,7 +319,8 @@ void describe(const Sweep& sweep, const SweepFolder& folder) {
   }
   for (const SweepRun& run : sweep.runs) {
     const fs::path path = folder.config(run.name);
-    if (fs::exists(path) && values_of(read_file(path)) != values_of(run.config)) {
+    // Read and written again: an earlier version may have had other words, or fewer options.
+    if (fs::exists(path) && read_config(path)->options().to_toml() != run.config) {
       throw InputError(path.string() +
                        ": the folder has a run of this name with other options; "
                        "choose another --out, or give the entry another label");

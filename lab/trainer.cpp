@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <numbers>
 
 namespace sparsum::lab {
 namespace {
@@ -26,6 +27,13 @@ Adam make_adam(Experiment& experiment, const Phase& phase) {
     group.parameters.emplace_back(entry.key(), *entry);
   }
   return Adam(std::vector<Adam::Group>{std::move(model), std::move(estimator)});
+}
+
+/// What multiplies the phase's learning rates at a step of it, counted from 0.
+double learning_rate_scale(const Phase& phase, int64_t step) {
+  if (!phase.cosine) return 1;
+  const auto steps = static_cast<double>(phase.epochs * phase.steps);
+  return (1 + std::cos(std::numbers::pi * static_cast<double>(step) / steps)) / 2;
 }
 
 }  // namespace
@@ -130,7 +138,7 @@ void Trainer::step(const Phase& phase) {
     ++steps_;
     diverged(phase, std::string(error.what()) + " on " + experiment_.describe_batch());
   }
-  adam_->step();
+  adam_->step(learning_rate_scale(phase, epochs_in_phase_ * phase.steps + steps_in_epoch_));
   adam_->zero_grad();
   ++steps_in_epoch_;
   ++steps_;

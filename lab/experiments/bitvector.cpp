@@ -271,7 +271,8 @@ Bitvector::Bitvector(const BitvectorConfig& config, ImageData data, at::Tensor t
               .learning_rate = config.learning_rate,
               .weight_decay = config.weight_decay,
               .estimator_learning_rate = config.estimator.baseline_learning_rate,
-              .estimator_weight_decay = config.estimator.baseline_weight_decay}};
+              .estimator_weight_decay = config.estimator.baseline_weight_decay,
+              .cosine = config.run.cosine()}};
   start_streams(phases_.front().name);
 }
 

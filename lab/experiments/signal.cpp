@@ -251,7 +251,8 @@ Signal::Signal(const SignalConfig& config, ConceptData data)
               .learning_rate = config.learning_rate,
               .weight_decay = config.weight_decay,
               .estimator_learning_rate = config.estimator.baseline_learning_rate,
-              .estimator_weight_decay = config.estimator.baseline_weight_decay}};
+              .estimator_weight_decay = config.estimator.baseline_weight_decay,
+              .cosine = config.run.cosine()}};
   const GameRules rules{config.candidates, config.same_concept};
   // The same images and the same games for every run.
   auto [kept, held_out] = hold_out(data_.train.by_concept, config.validation_share,

@@ -245,7 +245,8 @@ Ssvae::Ssvae(const SsvaeConfig& config, ImageData data, Split split)
               .learning_rate = config.learning_rate,
               .weight_decay = config.weight_decay,
               .estimator_learning_rate = config.estimator.baseline_learning_rate,
-              .estimator_weight_decay = config.estimator.baseline_weight_decay}};
+              .estimator_weight_decay = config.estimator.baseline_weight_decay,
+              .cosine = config.run.cosine()}};
   start_streams(phases_.front().name);
 }
 

@@ -65,6 +65,20 @@ TEST(Adam, MakesTheUpdatesOfTorchOptimAdam) {
   }
 }
 
+TEST(Adam, AScaledStepIsAStepAtAScaledLearningRate) {
+  const auto one = make_parameters(at::kDouble), other = copies(one);
+  Adam scaled(named(one), {.learning_rate = 0.04}), plain(named(other), {.learning_rate = 0.01});
+  for (int step = 1; step <= 3; ++step) {
+    for (size_t i = 0; i < one.size(); ++i) {
+      one[i].mutable_grad() = gradient(one[i], i, step);
+      other[i].mutable_grad() = gradient(one[i], i, step);
+    }
+    scaled.step(0.25);
+    plain.step();
+  }
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(one[i].equal(other[i])) << i;
+}
+
 TEST(Adam, ZeroGradDropsTheGradients) {
   const auto parameters = make_parameters(at::kFloat);
   Adam adam(named(parameters), {});

@@ -127,13 +127,14 @@ TEST(TrainSlow, ItsOwnConfigRunsItAgain) {
 TEST(TrainSlow, StoppedAnywhereItGoesOnAsIfItHadNot) {
   const Folder folder;
   write_small_data(folder / "data");
-  for (const char* estimator : {"sparsemax", "sfe"}) {
-    const auto straight = folder / (std::string(estimator) + "-straight");
-    run_small(small_request(folder / "data", straight, {{"estimator", estimator}}));
+  for (const auto& [name, value] :
+       Settings{{"estimator", "sparsemax"}, {"estimator", "sfe"}, {"lr-schedule", "cosine"}}) {
+    const auto straight = folder / (value + "-straight");
+    run_small(small_request(folder / "data", straight, {{name, value}}));
     // In the first epoch, at an epoch's last step, between the phases, mid-way through training.
     for (const int64_t steps : {1, 3, 6, 11}) {
-      const auto out = folder / (std::string(estimator) + std::to_string(steps));
-      auto request = small_request(folder / "data", out, {{"estimator", estimator}});
+      const auto out = folder / (value + std::to_string(steps));
+      auto request = small_request(folder / "data", out, {{name, value}});
       EXPECT_FALSE(run_small(request, steps).summary.has_value());
       EXPECT_FALSE(std::filesystem::exists(out / "summary.json"));
       request.resume = true;
@@ -239,6 +240,38 @@ TEST(TrainSlow, ALossThatIsNotFiniteStopsItWithTheStepTheBatchAndTheCheckpoint) 
     EXPECT_TRUE(tensor.isfinite().all().item<bool>()) << name;
   }
   EXPECT_EQ(rows(out / "metrics.jsonl").size(), 2u);
+}
+
+TEST(TrainSlow, ACosineHalvesTheLearningRateHalfWay) {
+  const Folder folder;
+  write_small_data(folder / "data");
+  const auto model_after = [&](const std::string& name, const std::string& epochs,
+                               const std::string& schedule) {
+    run_small(
+        small_request(folder / "data", folder / name,
+                      {{"epochs", epochs}, {"steps-per-epoch", "1"}, {"lr-schedule", schedule}}));
+    return read_safetensors(folder / name / "checkpoints/last.safetensors").tensors;
+  };
+  // Two steps of one epoch each; the first is the same in all three.
+  const auto one = model_after("one", "1", "constant"), two = model_after("two", "2", "constant"),
+             cosine = model_after("cosine", "2", "cosine");
+  int compared = 0;
+  for (const auto& [key, tensor] : cosine) {
+    if (!key.starts_with("model/")) continue;
+    EXPECT_TRUE(tensor.allclose((one.at(key) + two.at(key)) / 2, 1e-5, 1e-6)) << key;
+    compared += !tensor.allclose(two.at(key), 1e-5, 1e-6);
+  }
+  EXPECT_GT(compared, 4);
+}
+
+TEST(Train, ACosineIsNotGivenAnotherEnd) {
+  const Folder folder;
+  write_small_data(folder / "data");
+  auto request = small_request(folder / "data", folder / "run", {{"lr-schedule", "cosine"}});
+  run_small(request, 1);
+  request.resume = true;
+  request.settings.emplace_back("epochs", "5");
+  EXPECT_TRUE(input_error_of([&] { run_small(request); }).starts_with("option --epochs: expected"));
 }
 
 TEST(Train, RefusesToResumeAsAnotherRun) {
