@@ -18,8 +18,8 @@ namespace sparsum {
 /// sample, log_partition, marginals, entropy: exact. Without bounds, products of Bernoullis, O(D).
 ///   With bounds, by the distribution of the number of bits on, O(D·most) in float64 and D steps;
 ///   gradients of any order.
-/// Errors: a row with NaN, +∞ or fewer than `least` finite scores, named: of map and k_best, and,
-/// with bounds and on the CPU, of sample, log_partition, marginals and entropy.
+/// Errors: a row with NaN, +∞ or fewer than `least` finite scores, named: of map and k_best, on the
+/// CPU of sample, and with bounds and on the CPU of log_partition, marginals and entropy.
 /// On other devices map and k_best go through the host.
 class SPARSUM_API Bits : public Structure {
  public:

@@ -1,5 +1,5 @@
 # The compiled core's public classes; the rest of it is wrapped by the package's own modules.
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class Structure:
     def marginals(self, scores: Tensor) -> Tensor: ...
     def entropy(self, scores: Tensor) -> Tensor: ...
 
+@final
 class Categorical(Structure):
     def __init__(self, values: int) -> None: ...
 
@@ -73,12 +74,15 @@ class Bits(Structure):
     @property
     def free(self) -> bool: ...
 
+@final
 class BitVector(Bits):
     def __init__(self, bits: int) -> None: ...
 
+@final
 class Budget(Bits):
     def __init__(self, bits: int, budget: int) -> None: ...
 
+@final
 class Subset(Bits):
     def __init__(self, bits: int, size: int) -> None: ...
 

@@ -16,12 +16,15 @@ Independent`). Entropies and log-probabilities are in nats.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.distributions import constraints
 
+from . import _transforms
 from ._load import _C
 
 if TYPE_CHECKING:
@@ -47,6 +50,29 @@ __all__ = [
 ]
 
 _C.Assignments.__module__ = __name__
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+
+def _breaks_graph(function: F) -> F:
+    """For what torch.compile is to call and not to trace."""
+    reason = "sparsum: how many outcomes a support has is known when it is computed"
+    return cast(F, torch.compiler.disable(function, reason=reason))
+
+
+def _methods_break_graph(cls: C) -> C:
+    for name, member in list(vars(cls).items()):
+        if name.startswith("_") and name != "__init__":
+            continue
+        if isinstance(member, property):
+            setattr(cls, name, property(_breaks_graph(cast(Any, member.fget)), doc=member.__doc__))
+        elif isinstance(member, classmethod):
+            setattr(cls, name, classmethod(_breaks_graph(member.__func__)))
+        elif callable(member):
+            setattr(cls, name, _breaks_graph(member))
+    return cls
+
 
 Encoding = Literal["one-state", "both-states"]
 Algorithm = Literal["active-set", "closed-form"]
@@ -77,19 +103,26 @@ class _Outcomes(constraints.Constraint):
 
 
 class _Support(constraints.Constraint):
-    """Whether values are among an example's listed outcomes."""
+    """Whether values are outcomes that have a probability in their example."""
 
     is_discrete = True
 
-    def __init__(self, q: SparseDistribution) -> None:
+    def __init__(self, q: Distribution) -> None:
         self._q = q
         self.event_dim = len(q.event_shape)
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        return self._q.log_prob(value) > -math.inf
+        if self.event_dim == 0:
+            outcome = (value % 1 == 0) & (value >= 0) & (value < self._q.parts)
+            value = torch.where(outcome, value, 0).long()
+        else:
+            outcome = ((value == 0) | (value == 1)).all(-1)
+            value = torch.where(outcome.unsqueeze(-1), value, 0)
+        return outcome & (self._q.log_prob(value) > -math.inf)
 
 
+@_methods_break_graph
 class Distribution(torch.distributions.Distribution):
     """A batch of B distributions over the outcomes of a structure: what
     :meth:`sparsum.Estimator.distribution` returns. Tensors are attached to the scores they came
@@ -97,7 +130,10 @@ class Distribution(torch.distributions.Distribution):
 
     Of :class:`torch.distributions.Distribution` it has ``batch_shape``, ``event_shape``,
     :meth:`sample`, :meth:`log_prob`, :meth:`entropy`, :meth:`perplexity`, :attr:`mean`,
-    :attr:`variance`, :attr:`mode`, ``support`` and :meth:`enumerate_support`. There is no
+    :attr:`variance`, :attr:`mode`, ``support`` and :meth:`enumerate_support`;
+    :func:`torch.distributions.kl_divergence` of sparse distributions from sparse or Gibbs ones and
+    of Gibbs distributions from each other, in nats, +inf where the second has no probability for an
+    outcome of the first (such rows have a gradient of 0). There is no
     ``rsample`` (a draw has no gradient: that is what :func:`sparsum.expectation` and the
     estimators are for), ``expand`` or ``cdf``: these raise NotImplementedError.
     """
@@ -249,6 +285,12 @@ class Distribution(torch.distributions.Distribution):
         return cast(Tensor, z.indices) if self._hard else z.values(self._dtype)
 
     @property
+    def support_constraint(self) -> constraints.Constraint:
+        """A constraint of :mod:`torch.distributions` whose ``check`` says, value by value, whether
+        it has a probability in its example."""
+        return _Support(self)
+
+    @property
     def _dtype(self) -> torch.dtype:
         raise NotImplementedError
 
@@ -260,6 +302,7 @@ class Distribution(torch.distributions.Distribution):
         return f"{type(self).__name__}(batch_size={self.batch_size}, parts={self._parts})"
 
 
+@_methods_break_graph
 class Gibbs(Distribution):
     """The Gibbs distribution π(z) ∝ exp⟨a_z, t⟩ of a structure, by the structure's own oracles;
     for a Categorical, softmax; for a BitVector, independent Bernoullis.
@@ -277,7 +320,8 @@ class Gibbs(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        """The structure's outcomes, as a constraint of :mod:`torch.distributions`."""
+        """The structure's outcomes, as a constraint of :mod:`torch.distributions`: those that a
+        score of −inf forbids, too. :attr:`support_constraint` leaves them out."""
         return _Outcomes(self.structure)
 
     @property
@@ -294,8 +338,14 @@ class Gibbs(Distribution):
     def log_prob(self, value: Tensor | Assignments) -> Tensor:
         log_prob = super().log_prob(value)
         bits = self.structure
-        if isinstance(value, Tensor) and isinstance(bits, _C.Bits) and not bits.free:
-            log_prob = log_prob.masked_fill(~self.support.check(value), -math.inf)
+        if isinstance(bits, _C.Bits) and not bits.free:
+            if isinstance(value, Tensor):
+                outside = ~self.support.check(value)
+            else:
+                ones = torch.ones_like(self.scores, dtype=torch.double, requires_grad=False)
+                on = bits.score(ones, value)
+                outside = (on < bits.least) | (on > bits.most)
+            log_prob = log_prob.masked_fill(outside, -math.inf)
         return log_prob
 
     log_prob.__doc__ = Distribution.log_prob.__doc__
@@ -312,6 +362,7 @@ class Gibbs(Distribution):
         return type(self), (self.structure, self.scores)
 
 
+@_methods_break_graph
 class SparseDistribution(Distribution):
     """A batch of B distributions, each given by the few outcomes it supports: pair i is outcome
     ``support.indices[i]`` (or the indicators ``support.values()[i]``) of example
@@ -344,6 +395,8 @@ class SparseDistribution(Distribution):
     def from_dense(cls, probs: Tensor, exact: Tensor | None = None) -> SparseDistribution:
         """The non-zero entries of probs [B, K], over a Categorical's outcomes; differentiable in
         ``probs``. exact: [B] bool, or None."""
+        if _transforms._transformed():
+            return cls._of(_from_dense("SparseDistribution.from_dense", probs, exact))
         return cls._of(_C.SparseDistribution.from_dense(probs, exact))
 
     @property
@@ -351,12 +404,6 @@ class SparseDistribution(Distribution):
         """The outcomes of non-zero probability. Where :mod:`torch.distributions` wants a
         constraint, :attr:`support_constraint` says the same."""
         return self._support
-
-    @property
-    def support_constraint(self) -> constraints.Constraint:
-        """A constraint of :mod:`torch.distributions` whose ``check`` says, value by value, whether
-        it is in the support of its example."""
-        return _Support(self)
 
     @property
     def probs(self) -> Tensor:
@@ -464,6 +511,7 @@ def _warm(caller: str, warm_start: SparseDistribution | None) -> Any:
     )
 
 
+@_breaks_graph
 def sparsemap(
     structure: Structure,
     scores: Tensor,
@@ -505,14 +553,20 @@ def sparsemap(
         outcome; a user's oracle that returns a worse outcome than it did before, named.
     Source: Niculae, Martins, Blondel and Cardie, 2018; Correia et al., 2020, §4.2.
     """
-    return SparseDistribution._of(
-        _C.sparsemap(
-            _structure("sparsemap", structure), scores, encoding, algorithm, init, tolerance,
-            max_iterations, generator, _warm("sparsemap", warm_start),
-        )
+    structure, scores = _structure("sparsemap", structure), _float32_under_autocast(scores)
+    options = (
+        encoding, algorithm, init, tolerance, max_iterations, generator,
+        _warm("sparsemap", warm_start),
     )  # fmt: skip
+    if not _transforms._transformed():
+        return SparseDistribution._of(_C.sparsemap(structure, scores, *options))
+    value = _transforms.value_of("sparsemap", scores)
+    with _transforms.outside_transforms():
+        found = _C.sparsemap(structure, value, *options)
+    return SparseDistribution._of(_attached(structure, scores, found, encoding, algorithm))
 
 
+@_breaks_graph
 def solve_sparsemap(
     structure: Structure,
     scores: Tensor,
@@ -527,11 +581,23 @@ def solve_sparsemap(
 ) -> SparsemapResult:
     """:func:`sparsemap` with its marginals, objective, duality gap, iterations, oracle calls and
     whether it converged. Arguments, costs and errors are :func:`sparsemap`'s."""
-    distribution, *numbers = _C.solve_sparsemap(
-        _structure("solve_sparsemap", structure), scores, encoding, algorithm, init, tolerance,
-        max_iterations, generator, _warm("solve_sparsemap", warm_start),
+    structure, scores = _structure("solve_sparsemap", structure), _float32_under_autocast(scores)
+    options = (
+        encoding, algorithm, init, tolerance, max_iterations, generator,
+        _warm("solve_sparsemap", warm_start),
     )  # fmt: skip
-    return SparsemapResult(SparseDistribution._of(distribution), *numbers)
+    if not _transforms._transformed():
+        distribution, *numbers = _C.solve_sparsemap(structure, scores, *options)
+        return SparsemapResult(SparseDistribution._of(distribution), *numbers)
+    value = _transforms.value_of("solve_sparsemap", scores)
+    with _transforms.outside_transforms():
+        found, _, *numbers = _C.solve_sparsemap(structure, value, *options)
+    q = SparseDistribution._of(_attached(structure, scores, found, encoding, algorithm))
+    if _is_built_in(structure):
+        marginals = _marginals("solve_sparsemap", structure, scores, *options[:1], *options[3:5])
+    else:
+        marginals = q.marginals()
+    return SparsemapResult(q, marginals, *numbers)
 
 
 def sparsemap_marginals(
@@ -545,13 +611,13 @@ def sparsemap_marginals(
     """SparseMAP's marginals μ alone, the projection of the scores onto the hull: [B, V]. For bits
     by the closed form, with its exact derivative; else by the active set. Arguments and errors are
     :func:`sparsemap`'s."""
-    return cast(
-        Tensor,
-        _C.sparsemap_marginals(
-            _structure("sparsemap_marginals", structure), scores, encoding, "active-set", "map",
-            tolerance, max_iterations, None, None,
-        ),
-    )  # fmt: skip
+    structure = _structure("sparsemap_marginals", structure)
+    options = (encoding, tolerance, max_iterations)
+    if is_dynamo_compiling():
+        if _is_built_in(structure):
+            return _traced_marginals("sparsemap_marginals", structure, scores, *options)
+        return _eager_marginals(structure, scores, *options)
+    return _sparsemap_marginals(structure, scores, *options)
 
 
 def sparsemap_loss(
@@ -574,15 +640,16 @@ def sparsemap_loss(
     of the hull. Returns: [B]; target mass on a score of −inf gives +inf. Other arguments and errors
     are :func:`sparsemap`'s.
     """
-    return cast(
-        Tensor,
-        _C.sparsemap_loss(
-            _structure("sparsemap_loss", structure), scores, target, encoding, tolerance,
-            max_iterations,
-        ),
-    )  # fmt: skip
+    structure = _structure("sparsemap_loss", structure)
+    options = (encoding, tolerance, max_iterations)
+    if is_dynamo_compiling():
+        if _is_built_in(structure):
+            return _traced_loss("sparsemap_loss", structure, scores, target, *options)
+        return _eager_loss(structure, scores, target, *options)
+    return _sparsemap_loss(structure, scores, target, *options)
 
 
+@_breaks_graph
 def top_k_sparsemax(structure: Structure, scores: Tensor, k: int) -> SparseDistribution:
     """The distribution over the k best outcomes of a structure: top-k sparsemax of the scores of
     all outcomes, s_z = ⟨a_z, t⟩, of which only k + 1 are looked at.
@@ -596,11 +663,11 @@ def top_k_sparsemax(structure: Structure, scores: Tensor, k: int) -> SparseDistr
     Cost: the structure's k_best of k + 1, and sparsemax of B·(k + 1) scores.
     Source: Correia et al., 2020, §4.1.
     """
-    return SparseDistribution._of(
-        _C.top_k_sparsemax(_structure("top_k_sparsemax", structure), scores, k)
-    )
+    structure = _structure("top_k_sparsemax", structure)
+    return _top_k("top_k_sparsemax", _C.top_k_sparsemax, structure, scores, k)
 
 
+@_breaks_graph
 def adaptive_top_k_sparsemax(
     structure: Structure, scores: Tensor, k: int, max_k: int
 ) -> SparseDistribution:
@@ -611,8 +678,245 @@ def adaptive_top_k_sparsemax(
     k: where structures with k_best start, which double it from there; bits and a Categorical ignore
     it (but for the errors). Errors: those of top_k_sparsemax; max_k < k.
     """
-    return SparseDistribution._of(
-        _C.adaptive_top_k_sparsemax(
-            _structure("adaptive_top_k_sparsemax", structure), scores, k, max_k
+    name = "adaptive_top_k_sparsemax"
+    structure = _structure(name, structure)
+    return _top_k(name, _C.adaptive_top_k_sparsemax, structure, scores, k, max_k)
+
+
+# --- under autocast, torch.func and torch.compile ------------------------------------------------
+#
+# Under torch.func the compiled core solves for the scores' values, and what it found is attached to
+# the scores here. Supports then list indicators, not flips.
+
+
+def _float32_under_autocast(scores: Tensor) -> Tensor:
+    if (
+        isinstance(scores, Tensor)
+        and scores.dtype in (torch.half, torch.bfloat16)
+        and torch.is_autocast_enabled(scores.device.type)
+    ):
+        return scores.float()
+    return scores
+
+
+def _is_built_in(structure: Structure) -> bool:
+    return isinstance(structure, (_C.Categorical, _C.Bits))
+
+
+def _from_dense(caller: str, probs: Tensor, exact: Tensor | None) -> Any:
+    value = _transforms.value_of(caller, probs)
+    if exact is not None:
+        exact = _transforms.value_of(caller, exact)
+    with _transforms.outside_transforms():
+        q = _C.SparseDistribution.from_dense(value, exact)
+    z = q.support
+    own = probs.reshape(-1)
+    if not z.full_grid:
+        own = own[z.rows * z.parts + z.indices]
+    return _C.SparseDistribution(z, own, q.exact)
+
+
+def _with_indicators(z: Assignments) -> Assignments:
+    """The same pairs, by their indicators where they are flips."""
+    if z.base is None:
+        return z
+    return _assignments(z.rows, z.row_splits, z.values(torch.uint8))
+
+
+def _assignments(rows: Tensor, row_splits: Tensor, indicators: Tensor) -> Assignments:
+    z = Assignments.__new__(Assignments)
+    state = (rows, row_splits, indicators.shape[1], None, indicators, None, None, None)
+    z.__setstate__((*state, False, False))  # type: ignore[attr-defined]
+    return z
+
+
+def _attached(
+    structure: Any, scores: Tensor, found: Any, encoding: Encoding, algorithm: Algorithm
+) -> Any:
+    """The distribution that SparseMAP found for the scores' values, as a function of the scores."""
+    if isinstance(structure, _C.Categorical):
+        probs = _transforms.sparsemax(scores, 1)
+        return _from_dense("sparsemap", probs, found.exact)
+    both_states = encoding == "both-states"
+    with _transforms.outside_transforms():
+        z = _with_indicators(found.support)
+    if algorithm == "closed-form":
+        return _closed_form(structure, scores, z, found, both_states)
+    probs = _transforms.SparsemapWeights.apply(
+        scores, found.probs, z.row_splits, z.indicators, structure.variables,
+        0.5 if both_states else 1.0,
+    )  # fmt: skip
+    return _C.SparseDistribution(z, probs, found.exact)
+
+
+def _closed_form(structure: Any, scores: Tensor, z: Assignments, found: Any, both: bool) -> Any:
+    """A weight is the distance between two of the places that the marginals cut [0, 1] at."""
+    bits = (structure.least, structure.most)
+    marginals, tight = _transforms.sparsemap_marginals(scores.double(), *bits, both)
+    value, tight = (_transforms.value_of("sparsemap", t) for t in (marginals, tight))
+    with _transforms.outside_transforms():
+        *_, probs, upper, lower = torch.ops.sparsum.sparsemap_configurations(value, tight, *bits)
+        if found.probs.numel() < probs.numel():  # those that a narrow dtype rounds to 0 are left out
+            kept = probs.to(scores.dtype) > 0
+            upper, lower = upper[kept], lower[kept]
+        inside = (value > 0) & (value < 1)
+    cuts = marginals
+    if structure.least > 0 or structure.most < structure.parts:
+        cuts = torch.where(inside, marginals, 0).cumsum(1)
+    cuts = torch.nn.functional.pad(cuts.flatten(), (1, 0))
+    weights = cuts[upper + 1] - cuts[lower + 1]
+    return _C.SparseDistribution(z, _moving(found.probs, weights), found.exact)
+
+
+def _moving(value: Tensor, along: Tensor) -> Tensor:
+    """The value, with the derivatives of ``along``."""
+    return value + (along - along.detach()).to(value.dtype)
+
+
+def _top_k(caller: str, call: Any, structure: Any, scores: Tensor, *ks: int) -> SparseDistribution:
+    scores = _float32_under_autocast(scores)
+    if not _transforms._transformed():
+        return SparseDistribution._of(call(structure, scores, *ks))
+    value = _transforms.value_of(caller, scores)
+    with _transforms.outside_transforms():
+        found = call(structure, value, *ks)
+        z = _with_indicators(found.support)
+    if isinstance(structure, _C.Categorical):
+        probs, _ = _transforms.TopKSparsemax.apply(scores, ks[-1], 1)
+        return SparseDistribution._of(_from_dense(caller, probs, found.exact))
+    wide = scores if scores.dtype == torch.double else scores.float()
+    outcomes = structure.score(wide, z)
+    centred = outcomes - z.gather(z.sum_per_example(outcomes) / z.evaluations())
+    probs = _moving(found.probs, centred)
+    return SparseDistribution._of(_C.SparseDistribution(z, probs, found.exact))
+
+
+def _check_sparsemap(
+    caller: str,
+    structure: Structure,
+    scores: Tensor,
+    encoding: str,
+    tolerance: float,
+    max_iterations: int,
+) -> None:
+    if not isinstance(scores, Tensor):
+        raise TypeError(
+            f"{caller}(): argument 'scores' (position 2) must be Tensor, not "
+            f"{type(scores).__name__}"
         )
-    )
+    if not scores.is_floating_point():
+        raise RuntimeError(f"{caller}: expected scores to be floating point, got {scores.dtype}")
+    if scores.dim() != 2 or scores.shape[1] != structure.parts:
+        raise RuntimeError(
+            f"{caller}: expected scores to be [B, V] with V = {structure.parts} for "
+            f"{structure.name}, got {list(scores.shape)}"
+        )
+    if encoding not in ("one-state", "both-states"):
+        raise ValueError(
+            f"{caller}: expected encoding to be 'one-state' or 'both-states', got '{encoding}'"
+        )
+    if encoding == "both-states" and not isinstance(structure, _C.Bits):
+        raise RuntimeError(f"{caller}: encoding 'both-states' is for bits, got {structure.name}")
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"{caller}: expected a finite tolerance > 0, got {tolerance}")
+    if max_iterations < 0:
+        raise ValueError(f"{caller}: expected max_iterations >= 0, got {max_iterations}")
+
+
+def _marginals(
+    caller: str,
+    structure: Any,
+    scores: Tensor,
+    encoding: Encoding,
+    tolerance: float,
+    max_iterations: int,
+) -> Tensor:
+    """SparseMAP's marginals in operations that torch.func and torch.compile know."""
+    scores = _float32_under_autocast(scores)
+    _check_sparsemap(caller, structure, scores, encoding, tolerance, max_iterations)
+    if isinstance(structure, _C.Bits):
+        both_states = encoding == "both-states"
+        bits = (structure.least, structure.most)
+        return _transforms.sparsemap_marginals(scores, *bits, both_states)[0]
+    if isinstance(structure, _C.Categorical):
+        return _transforms.sparsemax(scores, 1)
+
+    def solve(value: Tensor) -> Any:
+        options = (encoding, "active-set", "map", tolerance, max_iterations, None, None)
+        return _C.sparsemap(structure, value, *options)
+
+    found = _transforms.ActiveSetMarginals.apply(scores, solve, structure.variables)
+    return cast(Tensor, found[0])
+
+
+def _sparsemap_marginals(
+    structure: Any, scores: Tensor, encoding: Encoding, tolerance: float, max_iterations: int
+) -> Tensor:
+    if _transforms._transformed() or (is_compiling() and _is_built_in(structure)):
+        options = (encoding, tolerance, max_iterations)
+        return _marginals("sparsemap_marginals", structure, scores, *options)
+    scores = _float32_under_autocast(scores)
+    options = (encoding, "active-set", "map", tolerance, max_iterations, None, None)
+    return cast(Tensor, _C.sparsemap_marginals(structure, scores, *options))
+
+
+def _sparsemap_loss(
+    structure: Any,
+    scores: Tensor,
+    target: Tensor,
+    encoding: Encoding,
+    tolerance: float,
+    max_iterations: int,
+) -> Tensor:
+    options = (encoding, tolerance, max_iterations)
+    if _transforms._transformed() or (is_compiling() and _is_built_in(structure)):
+        return _loss("sparsemap_loss", structure, scores, target, *options)
+    scores = _float32_under_autocast(scores)
+    return cast(Tensor, _C.sparsemap_loss(structure, scores, target, *options))
+
+
+def _loss(
+    caller: str,
+    structure: Any,
+    scores: Tensor,
+    target: Tensor,
+    encoding: Encoding,
+    tolerance: float,
+    max_iterations: int,
+) -> Tensor:
+    """SparseMAP's loss in operations that torch.func and torch.compile know."""
+    scores = _float32_under_autocast(scores)
+    marginals = _marginals(caller, structure, scores, encoding, tolerance, max_iterations)
+    if target.shape != scores.shape:
+        raise RuntimeError(
+            f"{caller}: expected target to be [B, V] = {list(scores.shape)}, got "
+            f"{list(target.shape)}"
+        )
+    y = target.to(scores.dtype)
+
+    def omega(point: Tensor) -> Tensor:
+        u = point[:, : structure.variables]
+        squares = u.square().sum(1)
+        if encoding == "both-states":
+            squares = squares + (1 - u).square().sum(1)
+        return squares / 2
+
+    forbidden = scores == -math.inf
+    finite = scores.masked_fill(forbidden, 0)
+    loss = omega(y) - omega(marginals) + (finite * (marginals - y)).sum(1)
+    illegal = (forbidden & (y > 0)).any(1)
+    # The clamp is of the value alone: at a loss of 0 the gradient is as right as elsewhere.
+    return (loss - loss.detach().clamp(max=0)).masked_fill(illegal, math.inf)
+
+
+# A built-in structure is a constant of the graph, which holds for structures that equal it.
+for _built_in in (_C.Categorical, _C.BitVector, _C.Budget, _C.Subset):
+    torch.utils._pytree.register_constant(_built_in)
+_traced_marginals = torch._dynamo.nonstrict_trace(_marginals)
+_traced_loss = torch._dynamo.nonstrict_trace(_loss)
+
+_eager_marginals = _breaks_graph(_sparsemap_marginals)
+_eager_loss = _breaks_graph(_sparsemap_loss)
+
+
+from . import _divergences  # noqa: E402, F401  (registers them)

@@ -1,7 +1,7 @@
 """The maps and losses of :mod:`sparsum.ops` as modules.
 
-They hold no state, but for :class:`Entmax` with a learnable α; all can be copied, pickled, compiled
-and exported.
+They hold no state, but for :class:`Entmax` with a learnable α; all can be copied, pickled,
+compiled, exported and scripted.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class Entmax(nn.Module):
     torch.Size([2, 4])
     """
 
+    __jit_unused_properties__ = ("alpha",)
+
     def __init__(
         self, alpha: float | Tensor = 1.5, dim: int = -1, learnable: bool = False
     ) -> None:
@@ -129,7 +131,17 @@ class Entmax(nn.Module):
         return self.fixed_alpha if self._number is None else self._number
 
     def forward(self, scores: Tensor) -> Tensor:
-        return ops.entmax(scores, self.alpha, self.dim)
+        if torch.jit.is_scripting():
+            # `hasattr` is decided when it is scripted: each module has one of the three.
+            if hasattr(self, "raw_alpha"):
+                learned = 1 + functional.softplus(self.raw_alpha)
+                return torch.ops.sparsum.entmax(scores, learned, self.dim)
+            elif hasattr(self, "fixed_alpha"):
+                return torch.ops.sparsum.entmax(scores, self.fixed_alpha, self.dim)
+            else:
+                return torch.ops.sparsum.entmax(scores, self._number, self.dim)
+        else:
+            return ops.entmax(scores, self.alpha, self.dim)
 
     def extra_repr(self) -> str:
         alpha = self.alpha
@@ -196,8 +208,17 @@ class EntmaxLoss(nn.Module):
         self.reduction: Reduction = reduction
 
     def forward(self, scores: Tensor, target: Tensor) -> Tensor:
-        return ops.entmax_loss(
-            scores, target, self.alpha, self.dim, self.ignore_index, self.reduction
+        if torch.jit.is_scripting():
+            return self._scripted(scores, target)
+        else:
+            return ops.entmax_loss(
+                scores, target, self.alpha, self.dim, self.ignore_index, self.reduction
+            )
+
+    def _scripted(self, scores: Tensor, target: Tensor) -> Tensor:
+        reduction = 0 if self.reduction == "none" else (1 if self.reduction == "mean" else 2)
+        return torch.ops.sparsum.entmax_loss(
+            scores, target, self.alpha, self.dim, self.ignore_index, reduction
         )
 
     def extra_repr(self) -> str:
@@ -219,6 +240,12 @@ class SparsemaxLoss(EntmaxLoss):
     ) -> None:
         super().__init__(2.0, dim, ignore_index, reduction)
 
+    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._scripted(scores, target)
+        else:
+            return ops.sparsemax_loss(scores, target, self.dim, self.ignore_index, self.reduction)
+
     def extra_repr(self) -> str:
         return self._options()
 
@@ -234,6 +261,12 @@ class Entmax15Loss(EntmaxLoss):
         self, dim: int = -1, ignore_index: int = -100, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(1.5, dim, ignore_index, reduction)
+
+    def forward(self, scores: Tensor, target: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._scripted(scores, target)
+        else:
+            return ops.entmax15_loss(scores, target, self.dim, self.ignore_index, self.reduction)
 
     def extra_repr(self) -> str:
         return self._options()

@@ -3,7 +3,9 @@
 A structure is a finite set Z. Outcome z has the indicator vector ``a_z`` in {0, 1}^V, and scores t
 in R^V give it the score ⟨a_z, t⟩. Batched methods (the oracles) take scores [B, V], floating point,
 finite or −inf (which forbids every outcome with that part), and are deterministic: ties go to the
-outcome that is first in the structure's order.
+outcome that is first in the structure's order. NaN and +inf are errors that name the row; where
+reading the values would make a device wait, and in ``log_partition``, ``marginals`` and ``entropy``
+of a Categorical and a BitVector, they spread, as in a softmax.
 
 >>> import torch
 >>> from sparsum.structures import Subset
@@ -11,9 +13,10 @@ outcome that is first in the structure's order.
 >>> best.values(torch.int64)
 tensor([[0, 1, 0, 1]])
 
-Objects are immutable and may be used from several threads at once. The GIL is released in every
-method. Ctrl-C is looked for wherever Python code is called back; methods that never leave the
-compiled core (every method of the built-in structures) return before it takes effect.
+Objects are immutable and may be used from several threads at once. The built-in classes are final:
+a structure of one's own derives from :class:`Structure`. The GIL is released in every method.
+Ctrl-C is looked for wherever Python code is called back; methods that never leave the compiled core
+(every method of the built-in structures) return before it takes effect.
 """
 
 from __future__ import annotations
@@ -42,6 +45,18 @@ __all__ = ["BitVector", "Budget", "Categorical", "Structure", "Subset"]
 
 for _built_in in (_C.Categorical, _C.Bits, _C.BitVector, _C.Budget, _C.Subset):
     _built_in.__module__ = __name__
+
+
+def _refuse_to_be_derived_from(cls: type, **_: Any) -> None:
+    base = next(base for base in cls.__mro__[1:] if issubclass(base, (_C.Categorical, _C.Bits)))
+    raise TypeError(
+        f"{cls.__name__}: expected a class derived from sparsum.Structure, got one derived from "
+        f"{base.__name__}, whose methods are compiled and call no others"
+    )
+
+
+for _built_in in (_C.Categorical, _C.Bits):
+    _built_in.__init_subclass__ = classmethod(_refuse_to_be_derived_from)
 
 
 class _Default:

@@ -4,6 +4,7 @@
 #include <ATen/record_function.h>
 #include <sparsum/expectation.h>
 #include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -140,6 +141,7 @@ class ChunkedLoss : public torch::autograd::Function<ChunkedLoss> {
         "expectation: with max_evaluations_per_chunk > 0 use backward() without `inputs`, "
         "not torch::autograd::grad: the gradients of the loss's parameters would be missed");
     const auto call = c10::static_intrusive_pointer_cast<Call>(ctx->saved_data["call"].toCapsule());
+    const bool last = !torch::autograd::get_current_graph_task_keep_graph();
     const bool relaxed = ctx->saved_data["relaxed"].toBool();
     variable_list saved = ctx->get_saved_variables();
     const at::Tensor first_values = saved[0];
@@ -178,6 +180,10 @@ class ChunkedLoss : public torch::autograd::Function<ChunkedLoss> {
       refuse_outside_nodes(outputs, first_node);
       torch::autograd::backward(outputs, upstream);
     });
+
+    // Let go with the saved tensors: who keeps the outputs does not keep what the loss refers to,
+    // and a loss that refers to the outputs does not keep itself.
+    if (last) call->loss = nullptr;
 
     variable_list result(1 + (relaxed ? 0 : 1));  // none for the anchor, nor for missing indicators
     for (const at::Tensor& leaf : leaves) result.push_back(leaf.grad());

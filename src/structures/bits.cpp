@@ -34,6 +34,17 @@ double log_binomial(int64_t n, int64_t k) {
          std::lgamma(static_cast<double>(n - k + 1));
 }
 
+/// Throws, naming the first row with NaN, +∞ or fewer than `least` finite scores, on the CPU.
+void check_rows(const std::string& caller, const at::Tensor& t, int64_t least) {
+  if (!t.is_cpu()) return;  // reading values would synchronise
+  const at::Tensor illegal = (t < INFINITY).all(1).logical_not();
+  const at::Tensor too_few = t.isfinite().sum(1) < least;
+  const at::Tensor rows = illegal.logical_or(too_few).nonzero();
+  if (rows.size(0) > 0) {
+    ops::throw_illegal_bits(caller.c_str(), t, rows[0].item<int64_t>(), least);
+  }
+}
+
 /// The distribution of the number of bits on, for bits that are on independently with probability
 /// p_i = σ(t_i − c): what the partition function and the marginals of a bounded number of bits are
 /// sums of. The shift c moves the expected number to the bounds, so that nothing underflows; no
@@ -102,16 +113,6 @@ class Counts {
 
  private:
   at::Tensor p(int64_t i) const { return p_.slice(1, i, i + 1); }
-
-  static void check_rows(const std::string& caller, const at::Tensor& t, int64_t least) {
-    if (!t.is_cpu()) return;  // reading values would synchronise
-    const at::Tensor illegal = (t < INFINITY).all(1).logical_not();
-    const at::Tensor too_few = t.isfinite().sum(1) < least;
-    const at::Tensor rows = illegal.logical_or(too_few).nonzero();
-    if (rows.size(0) > 0) {
-      ops::throw_illegal_bits(caller.c_str(), t, rows[0].item<int64_t>(), least);
-    }
-  }
 
   /// c with Σ σ(t − c) near the nearest allowed number of bits, as a score and what is to be added
   /// to it: bisection, coarse on purpose, around the score of that rank. Those above it are on and
@@ -246,6 +247,7 @@ Assignments Bits::sample(const at::Tensor& scores, int64_t samples, at::Generato
   const at::NoGradGuard no_grad;
   Assignments z = regular_assignments(scores.size(0), samples, bits_, scores.device());
   if (free()) {
+    check_rows(name() + ": sample", scores, 0);
     // Noise of half precision could not be below a small probability as rarely as it should.
     const at::Tensor p = ops::widened(scores).sigmoid().unsqueeze(1);
     const at::Tensor noise = at::rand({scores.size(0), samples, bits_}, generator, p.options());

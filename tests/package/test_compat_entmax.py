@@ -318,3 +318,116 @@ def test_numbers_of_numpy():
     assert torch.equal(ours.sparsemax(scores, dim=np.int64(0)), ours.sparsemax(scores, dim=0))
     for alpha in (np.float32(1.5), np.array(1.5), np.float64(1.5)):
         assert torch.equal(ours.entmax_bisect(scores, alpha), ours.entmax_bisect(scores, 1.5))
+
+
+# --- messages and signatures ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.islower()])
+def test_errors_name_the_function_that_was_called(name):
+    function = getattr(ours, name)
+    rest = (torch.tensor([0, 1]),) if name.endswith("loss") else ()
+    scores = torch.zeros(2, 3)
+    broken = scores.clone()
+    broken[1, 2] = float("nan")
+    cases = [
+        ((broken, *rest), ValueError, "expected scores to be finite or -inf, got nan in row 1"),
+        ((scores.long(), *rest), TypeError, "expected scores to be floating point, got Long"),
+    ]
+    if rest:
+        target = torch.tensor([0, 3])
+        message = r"expected target in \[0, 2\], got 3 for row 1"
+        cases.append(((scores, target), IndexError, message))
+        if name in ("entmax_bisect_loss", "normmax_bisect_loss"):
+            alpha = torch.full((2, 1), 1.5)
+            cases.append(((scores, target, alpha), IndexError, message))
+    if name in ("entmax_bisect", "entmax_bisect_loss"):
+        cases.append(((scores, *rest, 0.5), ValueError, "expected alpha to be finite and >= 1"))
+        alpha = torch.full((2, 1), 0.5)
+        cases.append(((scores, *rest, alpha), ValueError, "expected alpha to be finite and >= 1"))
+    for arguments, error, message in cases:
+        with pytest.raises(error, match=f"^{name}: {message}"):
+            function(*arguments)
+    with pytest.raises(TypeError, match=rf"^{name}\(\): argument 'X' must be Tensor, not list"):
+        function([[0.0, 1.0]], *rest)
+
+
+def test_only_two_functions_take_more_than_the_originals(theirs):
+    for name in NAMES:
+        here, there = (inspect.signature(getattr(m, name)).parameters for m in (ours, theirs))
+        more = ["return_support_size"] if name in ("sparsemax", "entmax15") else []
+        assert list(here) == [*there, *more], name
+        assert all(here[p].kind == there[p].kind for p in there), name
+
+
+def test_modules_keep_their_arguments_as_the_originals_do(theirs):
+    values = {
+        "alpha": 1.7, "budget": 3, "dim": 0, "ignore_index": 2, "k": 7, "n_iter": 9,
+        "reduction": "sum",
+    }  # fmt: skip
+    for name in [name for name in NAMES if not name.islower()]:
+        parameters = inspect.signature(getattr(theirs, name)).parameters
+        given = {p: values[p] for p in parameters}
+        here, there = (getattr(m, name)(**given) for m in (ours, theirs))
+        kept = [n for n in vars(there) if not n.startswith("_") and n != "training"]
+        assert set(kept) == set(given), name
+        assert {n: getattr(here, n) for n in kept} == {n: getattr(there, n) for n in kept}, name
+        by_position = getattr(ours, name)(*given.values())
+        assert {n: getattr(by_position, n) for n in kept} == given
+
+
+def test_hints_have_no_effect_and_are_checked():
+    scores = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
+    target = torch.tensor([0, 1, 2, 3])
+    for name in NAMES:
+        function = getattr(ours, name)
+        if not name.islower():
+            continue
+        rest = (target,) if name.endswith("loss") else ()
+        hint = "k" if "k" in inspect.signature(function).parameters else "n_iter"
+        for value in (None, 1, 1000):
+            assert torch.equal(function(scores, *rest, **{hint: value}), function(scores, *rest))
+        with pytest.raises(ValueError, match=f"{name}: expected {hint} to be None or >= 1, got 0"):
+            function(scores, *rest, **{hint: 0})
+
+
+def test_what_the_table_of_differences_says(theirs):
+    scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(6), dtype=torch.double)
+    target = torch.tensor([1, 0, 2])
+    for name in [name for name in NAMES if name.endswith("Loss")]:
+        here, there = getattr(ours, name), getattr(theirs, name)
+        # reduction
+        mean = here(reduction="mean")(scores, target)
+        assert torch.equal(mean, here()(scores, target))
+        with pytest.raises(AssertionError):
+            there(reduction="mean")
+        with pytest.raises(ValueError, match=f"{name}: expected reduction .* got 'average'"):
+            here(reduction="average")
+        # ignore_index, negative and beyond the classes
+        kept = here(reduction="none")(scores, target)[[0, 2]].mean()
+        for index in (-100, 17):
+            padded = torch.tensor([1, index, 2])
+            torch.testing.assert_close(here(ignore_index=index)(scores, padded), kept)
+            with pytest.raises(RuntimeError):
+                there(ignore_index=index)(scores, padded)
+        everything = torch.full((3,), 1)
+        assert here(ignore_index=1)(scores, everything).isnan()
+        assert here(ignore_index=1, reduction="sum")(scores, everything) == 0
+    # alpha
+    alpha = torch.tensor(1.6, dtype=torch.double, requires_grad=True)
+    leaf = scores.clone().requires_grad_()
+    for module, has_gradient in ((ours, True), (theirs, False)):
+        losses = module.entmax_bisect_loss(leaf, target, alpha)
+        (gradient,) = torch.autograd.grad(losses.sum(), alpha, allow_unused=True)
+        assert (gradient is not None) == has_gradient
+
+
+def test_every_function_compiles_to_one_graph():
+    scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(7))
+    target = torch.tensor([1, 0, 2])
+    for name in [name for name in NAMES if name.islower()]:
+        function = getattr(ours, name)
+        rest = (target,) if name.endswith("loss") else ()
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(scores, *rest), function(scores, *rest))
+    torch._dynamo.reset()

@@ -327,3 +327,78 @@ def test_a_loss_is_let_go() -> None:
     del value
     gc.collect()
     assert watch() is None
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("outcome", ["value", "backward", "error"])
+def test_a_loss_is_let_go_without_the_garbage_collector(chunk: int, outcome: str) -> None:
+    table = normal(5, 1).requires_grad_()
+
+    class Callable:
+        def __call__(self, z: sparsum.Assignments, x: torch.Tensor) -> torch.Tensor:
+            if outcome == "error":
+                raise Mine
+            return z.embed(table).squeeze(1) * z.gather(x)
+
+    def once(name: str, structure: Any) -> weakref.ref[Callable]:
+        loss, x = Callable(), normal(3).requires_grad_()
+        watch = weakref.ref(loss)
+        try:
+            estimate = sparsum.make_estimator(name).estimate(
+                structure, normal(3, 5).requires_grad_(), loss, shared=(x.tanh(),),
+                max_evaluations_per_chunk=chunk, generator=torch.Generator().manual_seed(1),
+            )  # fmt: skip
+            if outcome == "backward":
+                estimate.objective.sum().backward()
+                assert x.grad is not None
+        except Mine:
+            pass
+        return watch
+
+    gc.collect()
+    gc.disable()
+    try:
+        for name in ("sparsemax", "dense", "sfe", "sum-and-sample", "rebar", "gumbel"):
+            assert once(name, sparsum.Categorical(5))() is None, name
+        for structure in (sparsum.BitVector(5), NoNeighbours(5)):
+            assert once("sparsemap", structure)() is None, structure
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_a_backward_pass_lets_the_loss_go(chunk: int) -> None:
+    table = normal(5, 1).requires_grad_()
+
+    def once() -> tuple[torch.Tensor, weakref.ref[Any]]:
+        value: torch.Tensor | None = None
+
+        def loss(z: sparsum.Assignments) -> torch.Tensor:
+            assert value is None or not value.is_cuda  # it refers to what it is evaluated for
+            return z.embed(table).squeeze(1)
+
+        value = sparsum.expectation(
+            sparse(normal(3, 5).requires_grad_()), loss, max_evaluations_per_chunk=chunk
+        )
+        value.sum().backward()
+        return value.detach(), weakref.ref(loss)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert once()[1]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_retained_graph_keeps_the_loss() -> None:
+    table = normal(5, 1).requires_grad_()
+    value = sparsum.expectation(
+        sparse(normal(3, 5)), lambda z: z.embed(table).squeeze(1), max_evaluations_per_chunk=2
+    ).sum()
+    value.backward(retain_graph=True)
+    first = table.grad.clone()
+    value.backward()
+    torch.testing.assert_close(table.grad, 2 * first)
+    with pytest.raises(RuntimeError, match="second time"):
+        value.backward()

@@ -161,6 +161,42 @@ def test_a_row_that_cannot_be_is_named() -> None:
         sparsum.Categorical(4).map(scores)
 
 
+@pytest.mark.parametrize("structure", BUILT_IN, ids=repr)
+def test_built_in_structures_are_final(structure: Any) -> None:
+    for bases in ((type(structure),), (sparsum.Structure, type(structure))):
+        with pytest.raises(TypeError) as caught:
+            type("Mine", bases, {"map": lambda self, scores: None})
+        assert str(caught.value) == (
+            f"Mine: expected a class derived from sparsum.Structure, got one derived from "
+            f"{type(structure).__name__}, whose methods are compiled and call no others"
+        )
+
+
+@pytest.mark.parametrize("structure", BUILT_IN, ids=repr)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_scores_that_are_no_scores_are_refused(
+    structure: Any, value: float, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    scores = torch.zeros(3, structure.parts, dtype=dtype)
+    scores[1, 2] = value
+    word = r"\+?inf" if value == math.inf else "(?i:nan)"
+    for call in (
+        lambda: structure.map(scores),
+        lambda: structure.k_best(scores, 2),
+        lambda: structure.sample(scores, 2, generator),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match=f"row 1.*{word}|{word}.*row 1"):
+            call()
+    for oracle in (structure.log_partition, structure.marginals, structure.entropy):
+        try:
+            answer = oracle(scores)
+        except ValueError as error:
+            assert "row 1" in str(error)  # noqa: PT017
+        else:  # passed on, as softmax does
+            assert oracle == structure.marginals or not bool(answer[1].isfinite().all())
+
+
 # Structures written in Python.
 
 

@@ -404,6 +404,11 @@ TEST(Bits, BoundedOraclesRefuseRowsByName) {
                                  " in row 1, column 2");
     }
     EXPECT_NE(error_of([&] { Budget(4, 2).entropy(scores); }), "");
+    // Without bounds what is differentiable passes it on; a sample could not.
+    EXPECT_EQ(error_of([&] { BitVector(4).sample(scores, 3, seeded(1)); }),
+              "bit-vector(4): sample: expected scores to be finite or -inf, got " + word +
+                  " in row 1, column 2");
+    EXPECT_FALSE(BitVector(4).entropy(scores).isfinite()[1].item<bool>());
   }
   at::Tensor scores = at::zeros({3, 4});
   scores[2].slice(0, 1).fill_(-INFINITY);

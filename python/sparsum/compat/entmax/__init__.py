@@ -6,17 +6,32 @@
 
 Results agree to within 10⁻⁶, gradients included. What is different is what was wrong or slow:
 
-* Every map is exact to the dtype's precision: ``k`` (a hint for partial sorting), ``n_iter``
-  (steps of bisection) and ``ensure_sum_one`` are accepted and have no effect; results always sum to one.
 * float16 and bfloat16 are computed in float32 and give no NaN.
 * A row without a finite score, or with NaN or +inf, is an error that names the row (on the CPU),
   not NaN or a crash further on.
 * α = 1 is softmax, and α < 1 an error; the derivative in α is right near 1.
 * Losses of scores that are −inf are finite, or +inf where the target's score is −inf; never NaN.
-* ``ignore_index`` may be negative, and is honoured whatever its sign.
 * Scores of integers, and α = 1 for ``normmax_bisect``, are errors.
-* ``entmax_bisect_loss`` and ``normmax_bisect_loss`` take one α a row, as they say.
 * Losses have second derivatives, and entmax's one in α.
+
+Names, order and defaults of all arguments are the originals'. What they mean differs here:
+
+======================= ============================== =====================================
+argument                entmax 1.3                     here
+======================= ============================== =====================================
+``k``                   hint for partial sorting       None or ≥ 1; no effect
+``n_iter``              steps of bisection             None or ≥ 1; no effect: exact to the
+                                                       dtype's precision
+``ensure_sum_one``      divide by the sum              no effect: the sum is one
+``return_support_size`` none                           last of ``sparsemax`` and ``entmax15``
+``alpha`` of losses     a number, or one for all rows; also one a row, [n, 1]; with a gradient
+                        no gradient                    (``normmax_bisect_loss``: without)
+``target``              int64                          any integers, checked
+``ignore_index``        honoured if it is a class; a   honoured whatever it is: −100, or a
+                        target of −100 is an error     padding index beyond the classes, too
+``reduction``           ``"elementwise_mean"``,        the same, and ``"mean"`` for the first
+                        ``"sum"``, ``"none"``
+======================= ============================== =====================================
 
 Modules have the originals' attributes (``dim``, ``k``, ``alpha``, ``budget``, ``n_iter``, …) and no
 parameters of their own.
@@ -30,6 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsum import _transforms, ops
+from sparsum._named import named
 
 __all__ = [
     "BudgetBisect",
@@ -78,6 +94,7 @@ def sparsemax(
     >>> sparsemax(torch.tensor([[1.0, 0.5, -1.0]]), return_support_size=True)
     (tensor([[0.7500, 0.2500, 0.0000]]), tensor([[2]]))
     """
+    _check_tensor("sparsemax", X)
     _check_hint("sparsemax", "k", k)
     return _with_support_size(ops.sparsemax(X, dim), dim, return_support_size)
 
@@ -90,16 +107,18 @@ def entmax15(
     >>> entmax15(torch.tensor([1.0, 0.0, -2.0]))
     tensor([0.8307, 0.1693, 0.0000])
     """
+    _check_tensor("entmax15", X)
     _check_hint("entmax15", "k", k)
-    return _with_support_size(ops.entmax15(X, dim), dim, return_support_size)
+    return _with_support_size(named("entmax15", ops.entmax15, X, dim), dim, return_support_size)
 
 
 def sparsemax_bisect(
     X: Tensor, dim: int = -1, n_iter: int | None = 50, ensure_sum_one: bool = True
 ) -> Tensor:
     """:func:`sparsum.sparsemax`; ``n_iter`` and ``ensure_sum_one`` have no effect."""
+    _check_tensor("sparsemax_bisect", X)
     _check_hint("sparsemax_bisect", "n_iter", n_iter)
-    return ops.sparsemax(X, dim)
+    return named("sparsemax_bisect", ops.sparsemax, X, dim)
 
 
 def entmax_bisect(
@@ -122,8 +141,9 @@ def entmax_bisect(
     >>> entmax_bisect(torch.tensor([1.0, 0.0, -2.0]), alpha=2.0)
     tensor([1., 0., 0.])
     """
+    _check_tensor("entmax_bisect", X)
     _check_hint("entmax_bisect", "n_iter", n_iter)
-    return ops.entmax(X, _floating(alpha, X), dim)
+    return named("entmax_bisect", ops.entmax, X, _floating(alpha, X), dim)
 
 
 def normmax_bisect(
@@ -143,10 +163,13 @@ def normmax_bisect(
     """
     _check_tensor("normmax_bisect", X)
     _check_hint("normmax_bisect", "n_iter", n_iter)
-    exponent = _number(alpha, X)
+    return named("normmax_bisect", _normmax, X, _number(alpha, X), dim)
+
+
+def _normmax(X: Tensor, alpha: Tensor, dim: int) -> Tensor:
     if not torch.compiler.is_dynamo_compiling() and _transforms._transformed():
-        return _transforms.Normmax.apply(X, exponent, dim)
-    return _registered.normmax(X, exponent, dim)
+        return _transforms.Normmax.apply(X, alpha, dim)
+    return _registered.normmax(X, alpha, dim)
 
 
 def budget_bisect(
@@ -168,9 +191,13 @@ def budget_bisect(
     _check_tensor("budget_bisect", X)
     _check_hint("budget_bisect", "n_iter", n_iter)
     total = _number(budget, X).clamp(max=X.size(dim) if X.dim() > 0 else 1)
+    return named("budget_bisect", _budget_sparsemax, X, total, dim)
+
+
+def _budget_sparsemax(X: Tensor, budget: Tensor, dim: int) -> Tensor:
     if not torch.compiler.is_dynamo_compiling() and _transforms._transformed():
-        return _transforms.BudgetSparsemax.apply(X, total, dim)
-    return _registered.budget_sparsemax(X, total, dim)
+        return _transforms.BudgetSparsemax.apply(X, budget, dim)
+    return _registered.budget_sparsemax(X, budget, dim)
 
 
 def _with_support_size(probs: Tensor, dim: int, wanted: bool) -> Any:
@@ -183,7 +210,7 @@ def _check_hint(op: str, name: str, value: int | None) -> None:
 
 
 def _check_tensor(op: str, X: Any) -> None:
-    if not isinstance(X, Tensor):
+    if not isinstance(X, Tensor) and not hasattr(type(X), "__torch_function__"):
         raise TypeError(f"{op}(): argument 'X' must be Tensor, not {type(X).__name__}")
 
 
@@ -253,11 +280,11 @@ def entmax_bisect_loss(
         return _sample_losses(op, X, target, alpha)
     target = _check_sample(op, X, target)
     alpha = alpha.to(X.dtype)
-    probs = ops.entmax(X, alpha, -1)
+    probs = named(op, ops.entmax, X, alpha, -1)
     # p maximises H + ⟨p, x⟩, whose derivative in p is therefore constant on the support: what
     # autograd sends through p adds up to nothing, and the derivative in x is p − e_y.
     entropy = _tsallis_entropy(probs, alpha.expand(X.shape[0], 1))
-    return entropy + _score_gap(probs, X, target)
+    return entropy + _score_gap(op, probs, X, target)
 
 
 def normmax_bisect_loss(
@@ -277,11 +304,12 @@ def normmax_bisect_loss(
     op = "normmax_bisect_loss"
     _check_hint(op, "n_iter", n_iter)
     target = _check_sample(op, X, target)
-    exponent = _number(alpha, X).to(X.dtype if X.dtype == torch.double else torch.float)
-    probs = normmax_bisect(X, alpha, -1)
+    exponent = _number(alpha, X)
+    probs = named(op, _normmax, X, exponent, -1)
+    exponent = exponent.to(X.dtype if X.dtype == torch.double else torch.float)
     p = probs.to(exponent.dtype)
     norm = (p**exponent).sum(1, keepdim=True) ** (1 / exponent)
-    return (1 - norm.squeeze(1)).to(X.dtype) + _score_gap(probs, X, target)
+    return (1 - norm.squeeze(1)).to(X.dtype) + _score_gap(op, probs, X, target)
 
 
 def _check_sample(op: str, X: Any, target: Any) -> Tensor:
@@ -303,7 +331,17 @@ def _check_sample(op: str, X: Any, target: Any) -> Tensor:
 
 def _sample_losses(op: str, X: Tensor, target: Tensor, alpha: float) -> Tensor:
     target = _check_sample(op, X, target)
-    return ops.entmax_loss(X, target, alpha, -1, _NO_INDEX, "none")
+    return named(op, _losses, X, target, alpha)
+
+
+def _losses(X: Tensor, target: Tensor, alpha: float) -> Tensor:
+    if torch.compiler.is_dynamo_compiling():
+        return ops.entmax_loss(X, target, alpha, -1, _NO_INDEX, "none")
+    try:
+        return ops.entmax_loss(X, target, alpha, -1, _NO_INDEX, "none")
+    except IndexError as error:  # the index that ignores nothing is no one's business
+        error.args = (str(error).replace(f" or ignore_index {_NO_INDEX}", ""),)
+        raise
 
 
 def _tsallis_entropy(probs: Tensor, alpha: Tensor) -> Tensor:
@@ -314,16 +352,39 @@ def _tsallis_entropy(probs: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(shannon, torch.special.entr(probs).sum(1, keepdim=True), tsallis).squeeze(1)
 
 
-def _score_gap(probs: Tensor, X: Tensor, target: Tensor) -> Tensor:
+def _score_gap(op: str, probs: Tensor, X: Tensor, target: Tensor) -> Tensor:
     """⟨p − e_y, x⟩ of each row, where 0·(−inf) is 0."""
     own = torch.where(probs > 0, probs * torch.where(probs > 0, X, 0.0), 0.0).sum(1)
-    return own - X.gather(1, target.unsqueeze(1)).squeeze(1)
+    return own - _chosen(op, X, target)
+
+
+def _chosen(op: str, X: Tensor, target: Tensor) -> Tensor:
+    """The score of each row's class."""
+    if torch.compiler.is_dynamo_compiling():
+        return X.gather(1, target.unsqueeze(1)).squeeze(1)
+    try:
+        return X.gather(1, target.unsqueeze(1)).squeeze(1)
+    except (IndexError, RuntimeError) as error:
+        for row, index in enumerate(target.tolist()):
+            if not 0 <= index < X.shape[1]:
+                raise IndexError(
+                    f"{op}: expected target in [0, {X.shape[1] - 1}], got {index} for row {row}"
+                ) from error
+        raise
 
 
 # --- modules -------------------------------------------------------------------------------------
 
 
-class Sparsemax(nn.Module):
+class _Module(nn.Module):
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise NotImplementedError(
+            f"{type(self).__name__}: torch.jit.script is not supported; use torch.export, or the "
+            "modules of sparsum.nn, which can be scripted"
+        )
+
+
+class Sparsemax(_Module):
     """:func:`sparsemax` as a module."""
 
     def __init__(self, dim: int = -1, k: int | None = None) -> None:
@@ -335,7 +396,7 @@ class Sparsemax(nn.Module):
         return sparsemax(X, dim=self.dim, k=self.k)
 
 
-class Entmax15(nn.Module):
+class Entmax15(_Module):
     """:func:`entmax15` as a module."""
 
     def __init__(self, dim: int = -1, k: int | None = None) -> None:
@@ -347,7 +408,7 @@ class Entmax15(nn.Module):
         return entmax15(X, dim=self.dim, k=self.k)
 
 
-class SparsemaxBisect(nn.Module):
+class SparsemaxBisect(_Module):
     """:func:`sparsemax_bisect` as a module."""
 
     def __init__(self, dim: int = -1, n_iter: int | None = None) -> None:
@@ -359,7 +420,7 @@ class SparsemaxBisect(nn.Module):
         return sparsemax_bisect(X, dim=self.dim, n_iter=self.n_iter)
 
 
-class EntmaxBisect(nn.Module):
+class EntmaxBisect(_Module):
     """:func:`entmax_bisect` as a module."""
 
     def __init__(
@@ -374,7 +435,7 @@ class EntmaxBisect(nn.Module):
         return entmax_bisect(X, alpha=self.alpha, dim=self.dim, n_iter=self.n_iter)
 
 
-class NormmaxBisect(nn.Module):
+class NormmaxBisect(_Module):
     """:func:`normmax_bisect` as a module."""
 
     def __init__(self, alpha: float | Tensor = 2, dim: int = -1, n_iter: int | None = 50) -> None:
@@ -387,7 +448,7 @@ class NormmaxBisect(nn.Module):
         return normmax_bisect(X, alpha=self.alpha, dim=self.dim, n_iter=self.n_iter)
 
 
-class BudgetBisect(nn.Module):
+class BudgetBisect(_Module):
     """:func:`budget_bisect` as a module."""
 
     def __init__(self, budget: float | Tensor = 2, dim: int = -1, n_iter: int | None = 50) -> None:
@@ -400,7 +461,7 @@ class BudgetBisect(nn.Module):
         return budget_bisect(X, budget=self.budget, dim=self.dim, n_iter=self.n_iter)
 
 
-class _Loss(nn.Module):
+class _Loss(_Module):
     """A reduction of single samples' losses.
 
     Args:
