@@ -69,7 +69,7 @@ void add_run(CLI::App& command, const std::string& name, const std::string& desc
 }
 
 void add_run_options(CLI::App& command, lab::Settings& settings, std::vector<std::string> skip) {
-  skip.insert(skip.end(), {"seed", "checkpoint-every"});
+  skip.insert(skip.end(), {"seed", "checkpoint-every", "lr-schedule"});
   lab::RunConfig defaults;
   lab::Options options;
   defaults.declare(options);

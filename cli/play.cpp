@@ -41,8 +41,9 @@ int play(const Arguments& arguments) {
         pick["probability"].get<double>(), game["pick"] == game["target"] ? "right" : "wrong");
   }
   std::printf(
-      "%s: a game a row: the target, then the candidates, each with a bar as long as the "
-      "receiver's probability; the right one is underlined\n",
+      "%s: a game a row: the target, the symbol with a bar as long as the sender's probability, "
+      "the "
+      "candidates with bars as long as the receiver's; the right one is underlined\n",
       (out / "games.png").c_str());
   return 0;
 }

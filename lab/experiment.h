@@ -42,6 +42,12 @@ struct Phase {
   bool cosine = false;
 };
 
+struct Picture {
+  std::string name;        ///< its file's, without ".png"
+  at::Tensor image;        ///< uint8, as write_png takes it
+  Json numbers = nullptr;  ///< what it shows, written beside it as NAME.json; null: nothing
+};
+
 /// Running numbers of the current epoch, for a progress bar.
 struct EpochNumbers {
   double objective = 0;            ///< mean so far
@@ -94,8 +100,8 @@ class Experiment {
   virtual void save_state(Checkpoint& checkpoint) const = 0;
   virtual void load_state(const Checkpoint& checkpoint) = 0;
 
-  /// What to look at: names and images (uint8, as write_png takes them) of the current model.
-  virtual std::vector<std::pair<std::string, at::Tensor>> images() = 0;
+  /// What to look at of the current model.
+  virtual std::vector<Picture> images() = 0;
 
   /// The head of summary.json: data set, estimator, seed and so on.
   virtual Json description() const = 0;

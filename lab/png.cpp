@@ -7,6 +7,7 @@
 #include <ATen/ops/full.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <memory>
 #include <string>
@@ -31,7 +32,45 @@ namespace {
 
 constexpr uint8_t kWhite = 255;
 
+/// The ten digits, 3 × 5: a row in three bits, the top one first.
+constexpr std::array<std::array<uint8_t, 5>, 10> kDigits = {{{7, 5, 5, 5, 7},
+                                                             {2, 6, 2, 2, 7},
+                                                             {7, 1, 7, 4, 7},
+                                                             {7, 1, 7, 1, 7},
+                                                             {5, 5, 7, 1, 1},
+                                                             {7, 4, 7, 1, 7},
+                                                             {7, 4, 7, 5, 7},
+                                                             {7, 1, 1, 2, 2},
+                                                             {7, 5, 7, 5, 7},
+                                                             {7, 5, 7, 1, 7}}};
+constexpr int64_t kDigitHeight = 5, kDigitWidth = 3, kDigitStep = 4;
+
 }  // namespace
+
+void draw_number(const at::Tensor& image, int64_t number) {
+  TORCH_CHECK(image.dim() == 2 && image.is_floating_point(),
+              "draw_number: expected an image [H, W], floating point, got ", image.scalar_type(),
+              " of shape ", image.sizes());
+  TORCH_CHECK(number >= 0, "draw_number: expected a number >= 0, got ", number);
+  const std::string digits = std::to_string(number);
+  const int64_t length = kDigitStep * static_cast<int64_t>(digits.size()) - 1;
+  const int64_t scale = std::min(image.size(0) / kDigitHeight, image.size(1) / length);
+  if (scale < 1) return;
+  const int64_t top = (image.size(0) - scale * kDigitHeight) / 2;
+  int64_t left = (image.size(1) - scale * length) / 2;
+  for (const char digit : digits) {
+    const auto& glyph = kDigits[static_cast<size_t>(digit - '0')];
+    for (int64_t y = 0; y < kDigitHeight; ++y) {
+      for (int64_t x = 0; x < kDigitWidth; ++x) {
+        if ((glyph[static_cast<size_t>(y)] >> (kDigitWidth - 1 - x) & 1) == 0) continue;
+        image.slice(0, top + y * scale, top + (y + 1) * scale)
+            .slice(1, left + x * scale, left + (x + 1) * scale)
+            .fill_(1);
+      }
+    }
+    left += scale * kDigitStep;
+  }
+}
 
 at::Tensor image_grid(const at::Tensor& images, int64_t gap, int64_t scale) {
   TORCH_CHECK(images.dim() == 4 && images.numel() > 0,

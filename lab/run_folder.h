@@ -36,6 +36,10 @@ class RunFolder {
   std::filesystem::path image(const std::string& name) const {
     return path_ / "images" / (name + ".png");
   }
+  /// The numbers that an image shows.
+  std::filesystem::path image_numbers(const std::string& name) const {
+    return path_ / "images" / (name + ".json");
+  }
 
  private:
   explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}

@@ -253,7 +253,11 @@ void Trainer::save_model(const std::string& name) {
 }
 
 void Trainer::write_images() {
-  for (const auto& [name, image] : experiment_.images()) write_png(folder_.image(name), image);
+  for (const Picture& picture : experiment_.images()) {
+    write_png(folder_.image(picture.name), picture.image);
+    if (picture.numbers.is_null()) continue;
+    write_file_atomically(folder_.image_numbers(picture.name), picture.numbers.dump() + "\n");
+  }
 }
 
 Json Trainer::evaluate(const Phase& phase, const std::string& split) {

@@ -440,7 +440,7 @@ bool Bitvector::better(const Json& candidate, const Json& incumbent) const {
 
 // --- pictures ------------------------------------------------------------------------------------
 
-std::vector<std::pair<std::string, at::Tensor>> Bitvector::images() {
+std::vector<Picture> Bitvector::images() {
   const at::NoGradGuard no_grad;
   constexpr int64_t kColumns = 10, kWalks = 6, kFlips = 12, kTried = 256;
   const auto grid = [&](const at::Tensor& rows, int64_t columns) {

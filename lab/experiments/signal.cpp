@@ -447,7 +447,7 @@ bool Signal::better(const Json& candidate, const Json& incumbent) const {
 
 // --- pictures ------------------------------------------------------------------------------------
 
-std::vector<std::pair<std::string, at::Tensor>> Signal::images() {
+std::vector<Picture> Signal::images() {
   constexpr int64_t kRows = 12, kColumns = 10, kTable = 40;
   const int64_t some = std::min<int64_t>(2000, test_games_.size());
   const Games games = test_games_.slice(0, some);
@@ -460,8 +460,20 @@ std::vector<std::pair<std::string, at::Tensor>> Signal::images() {
   // p(concept | symbol), the most used symbols from above.
   const at::Tensor table = played.joint.index_select(0, order);
   const at::Tensor share = table / table.sum(1, true).clamp_min(1e-300);
-  std::vector<std::pair<std::string, at::Tensor>> pictures = {
-      {"symbols-concepts", image_grid(share.to(at::kFloat).view({1, 1, used, -1}), 2, 12)}};
+  Json numbers;
+  numbers["symbols"] = Json::array();
+  numbers["use"] = Json::array();
+  numbers["concepts"] = data_.names;
+  numbers["shares"] = Json::array();
+  for (int64_t i = 0; i < used; ++i) {
+    numbers["symbols"].push_back(order[i].item<int64_t>());
+    numbers["use"].push_back(use[order[i]].item<double>());
+    const double* row = share[i].const_data_ptr<double>();
+    numbers["shares"].push_back(std::vector<double>(row, row + share.size(1)));
+  }
+  std::vector<Picture> pictures = {{"symbols-concepts",
+                                    image_grid(share.to(at::kFloat).view({1, 1, used, -1}), 2, 12),
+                                    std::move(numbers)}};
 
   // For the most used symbols, the targets they were said for with the highest probability.
   if (data_.test.pictures.defined()) {
@@ -478,7 +490,7 @@ std::vector<std::pair<std::string, at::Tensor>> Signal::images() {
           games.targets.index_select(0, those.index_select(0, best.slice(0, 0, shown)));
       grid[i].slice(0, 0, shown).copy_(data_.test.pictures.index_select(0, targets) / 255.0);
     }
-    pictures.emplace_back("symbols", image_grid(grid));
+    pictures.push_back({"symbols", image_grid(grid)});
   }
   return pictures;
 }
@@ -505,8 +517,9 @@ Signal::Shown Signal::show(int64_t count) {
   }
   if (!data_.test.pictures.defined()) return shown;
 
-  // A game a row: the target, a gap, the candidates. Below each a bar as long as the receiver's
-  // probability, and below the right one a line.
+  // A game a row: the target, the symbol's number, the candidates. Below the symbol a bar as long
+  // as the sender's probability, below each candidate one of the receiver's, below the right one a
+  // line.
   const int64_t height = data_.test.pictures.size(1), width = data_.test.pictures.size(2);
   constexpr int64_t kBelow = 6;
   const at::Tensor strips =
@@ -514,13 +527,17 @@ Signal::Shown Signal::show(int64_t count) {
   const auto put = [&](int64_t row, int64_t column, const at::Tensor& index) {
     strips[row][column].slice(0, 0, height).copy_(data_.test.pictures[index] / 255.0);
   };
+  const auto put_bar = [&](int64_t row, int64_t column, const at::Tensor& probability) {
+    const auto length = std::lround(probability.item<double>() * static_cast<double>(width));
+    strips[row][column].slice(0, height + 1, height + 4).slice(1, 0, length).fill_(1);
+  };
   for (int64_t i = 0; i < games.size(); ++i) {
     put(i, 0, games.targets[i]);
+    draw_number(strips[i][1].slice(0, 0, height), played.symbols[i].item<int64_t>());
+    put_bar(i, 1, played.probabilities[i]);
     for (int64_t c = 0; c < config_.candidates; ++c) {
       put(i, c + 2, games.candidates[i][c]);
-      const auto bar =
-          std::lround(played.choices[i][c].item<double>() * static_cast<double>(width));
-      strips[i][c + 2].slice(0, height + 1, height + 4).slice(1, 0, bar).fill_(1);
+      put_bar(i, c + 2, played.choices[i][c]);
     }
     strips[i][games.positions[i].item<int64_t>() + 2].slice(0, height + 5, height + 6).fill_(0.6);
   }

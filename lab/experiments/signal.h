@@ -106,7 +106,7 @@ class Signal final : public Experiment {
   void save_state(Checkpoint& checkpoint) const override;
   void load_state(const Checkpoint& checkpoint) override;
 
-  std::vector<std::pair<std::string, at::Tensor>> images() override;
+  std::vector<Picture> images() override;
   Json description() const override;
 
   /// The first test games, to look at.

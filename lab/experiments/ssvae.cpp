@@ -454,7 +454,7 @@ bool Ssvae::better(const Json& candidate, const Json& incumbent) const {
   return key(candidate) > key(incumbent);
 }
 
-std::vector<std::pair<std::string, at::Tensor>> Ssvae::images() {
+std::vector<Picture> Ssvae::images() {
   const at::NoGradGuard no_grad;
   root_->eval();
   constexpr int64_t kColumns = 10, kSide = 28;

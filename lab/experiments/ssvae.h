@@ -112,7 +112,7 @@ class Ssvae final : public Experiment {
   void save_state(Checkpoint& checkpoint) const override;
   void load_state(const Checkpoint& checkpoint) override;
 
-  std::vector<std::pair<std::string, at::Tensor>> images() override;
+  std::vector<Picture> images() override;
   Json description() const override;
 
  private:

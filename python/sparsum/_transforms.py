@@ -6,18 +6,21 @@ forward and backward; each can be differentiated again, forward (``jvp``) and ba
 
 Importing this module registers with PyTorch:
 
-* how each op works on a batch of its inputs (``torch.vmap``),
+* how each op works on a batch of its inputs (``torch.vmap``), or, for those that list outcomes,
+  that it does not: the examples' lists differ in length,
 * that autocast runs it in float32, as it does softmax and cross-entropy,
 * the shapes of what it returns, for the ops that have no such kernel in C++.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import Function
 
 from . import _load as _load
@@ -32,8 +35,33 @@ _SECOND_IN_ALPHA = (
 _NONE_IN_TARGET = "entmax_loss: there is no derivative in the target; detach it"
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def ragged(caller: str) -> str:
+    """What is said where vmap maps a function that lists outcomes."""
+    return (
+        f"{caller}: vmap is not available: the mapped examples' supports differ in size; make the "
+        "mapped dimension part of the batch instead, [S, B, V] -> [S*B, V]"
+    )
+
+
+def value_of(caller: str, tensor: Tensor) -> Tensor:
+    """A tensor without torch.func's levels of grad, vjp and jvp, detached."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            raise RuntimeError(ragged(caller))
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor.detach()
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Where tensors are plain ones, for what reads their values. The results are constants."""
+    with temporarily_clear_interpreter_stack(), torch.no_grad():
+        yield
 
 
 # --- derivatives under torch.func ----------------------------------------------------------------
@@ -59,6 +87,10 @@ class Sparsemax(Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
         return sparsemax_backward(tangent, ctx.saved_tensors[0], ctx.dim)
+
+
+def sparsemax(scores: Tensor, dim: int) -> Tensor:
+    return Sparsemax.apply(scores, dim) if transformed() else _ops.sparsemax(scores, dim)
 
 
 class SparsemaxBackward(Function):
@@ -89,7 +121,7 @@ class SparsemaxBackward(Function):
 
 
 def sparsemax_backward(grad: Tensor, probs: Tensor, dim: int) -> Tensor:
-    if _transformed():
+    if transformed():
         return SparsemaxBackward.apply(grad, probs, dim)
     return _ops.sparsemax_backward(grad, probs, dim)
 
@@ -259,7 +291,7 @@ class EntmaxBackward(Function):
 
 
 def entmax_backward(grad: Tensor, probs: Tensor, alpha: Any, dim: int) -> Tensor:
-    if _transformed():
+    if transformed():
         return EntmaxBackward.apply(grad, probs, alpha, dim)
     return _registered_entmax_backward(grad, probs, alpha, dim)
 
@@ -285,7 +317,7 @@ class EntmaxBackwardAlpha(Function):
 
 
 def entmax_backward_alpha(grad: Tensor, probs: Tensor, alpha: Tensor, dim: int) -> Tensor:
-    if _transformed():
+    if transformed():
         return EntmaxBackwardAlpha.apply(grad, probs, alpha, dim)
     return _ops.entmax_backward_alpha(grad, probs, alpha, dim)
 
@@ -431,7 +463,7 @@ class ScalarPerceptron(Function):
 
 def normmax_backward(grad: Tensor, probs: Tensor, alpha: Tensor, dim: int) -> Tensor:
     """The op's own formula in operations that torch.func transforms one by one."""
-    if not _transformed():
+    if not transformed():
         return _ops.normmax_backward(grad, probs, alpha, dim)
     p, b, on = _entmax_weights(probs.double(), alpha)
     a, g = torch.where(on, p, 0.0), torch.where(on, grad, 0.0)
@@ -521,6 +553,247 @@ class BudgetSparsemax(Function):
         x = _front(scores, in_dims[0], info.batch_size)
         b = _front_alpha(budget, in_dims[1], info.batch_size, x.dim())
         return BudgetSparsemax.apply(x, b, _behind("budget_sparsemax", x, dim)), 0
+
+
+class SparsemapMarginals(Function):
+    """(marginals, tight) of vectors of bits, by the closed form."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        scores: Tensor, least: int, most: int, both_states: bool
+    ) -> tuple[Tensor, Tensor]:
+        return _ops.sparsemap_marginals(scores, least, most, both_states)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.both_states = inputs[3]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
+        return (
+            sparsemap_marginals_backward(grad, *ctx.saved_tensors, ctx.both_states),
+            None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Any:
+        return sparsemap_marginals_backward(tangent, *ctx.saved_tensors, ctx.both_states), None
+
+
+class SparsemapMarginalsBackward(Function):
+    """v = J(μ) g: linear in g, with the symmetric J, constant in μ between its corners."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, marginals: Tensor, tight: Tensor, both_states: bool) -> Tensor:
+        return _ops.sparsemap_marginals_backward(grad, marginals, tight, both_states)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, marginals, tight, ctx.both_states = inputs
+        ctx.save_for_backward(marginals, tight)
+        ctx.save_for_forward(marginals, tight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        back = sparsemap_marginals_backward(grad, *ctx.saved_tensors, ctx.both_states)
+        return back, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, grad_tangent: Tensor | None, *_: Any) -> Tensor:
+        if grad_tangent is None:
+            return torch.zeros_like(ctx.saved_tensors[0])
+        return sparsemap_marginals_backward(grad_tangent, *ctx.saved_tensors, ctx.both_states)
+
+
+def sparsemap_marginals(
+    scores: Tensor, least: int, most: int, both_states: bool
+) -> tuple[Tensor, Tensor]:
+    if transformed():
+        return SparsemapMarginals.apply(scores, least, most, both_states)
+    return _ops.sparsemap_marginals(scores, least, most, both_states)
+
+
+def sparsemap_marginals_backward(
+    grad: Tensor, marginals: Tensor, tight: Tensor, both_states: bool
+) -> Tensor:
+    if transformed():
+        return SparsemapMarginalsBackward.apply(grad, marginals, tight, both_states)
+    return _ops.sparsemap_marginals_backward(grad, marginals, tight, both_states)
+
+
+class SparsemapWeights(Function):
+    """The weights that a solver found, as a function of the scores while the support is fixed."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        scores: Tensor,
+        probs: Tensor,
+        row_splits: Tensor,
+        configurations: Tensor,
+        variables: int,
+        slope: float,
+    ) -> Tensor:
+        return _ops.sparsemap_weights(scores, probs, row_splits, configurations, variables, slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, _, row_splits, configurations, ctx.variables, ctx.slope = inputs
+        ctx.save_for_backward(row_splits, configurations)
+        ctx.save_for_forward(row_splits, configurations)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        by_scores = SparsemapVjp.apply(grad, *ctx.saved_tensors, ctx.variables, False)
+        return ctx.slope * by_scores, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return ctx.slope * SparsemapVjp.apply(tangent, *ctx.saved_tensors, ctx.variables, True)
+
+
+class SparsemapVjp(Function):
+    """Jᵀ g, pairs to scores, or ``transposed`` J h, scores to pairs: linear, each the other's
+    transpose."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        argument: Tensor,
+        row_splits: Tensor,
+        configurations: Tensor,
+        variables: int,
+        transposed: bool,
+    ) -> Tensor:
+        op = _ops.sparsemap_vjp_transpose if transposed else _ops.sparsemap_vjp
+        return op(argument, row_splits, configurations, variables)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, row_splits, configurations, ctx.variables, ctx.transposed = inputs
+        ctx.save_for_backward(row_splits, configurations)
+        ctx.save_for_forward(row_splits, configurations)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        back = SparsemapVjp.apply(grad, *ctx.saved_tensors, ctx.variables, not ctx.transposed)
+        return back, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return SparsemapVjp.apply(tangent, *ctx.saved_tensors, ctx.variables, ctx.transposed)
+
+
+class ActiveSetMarginals(Function):
+    """(marginals [B, V], counts [B], configurations [B, m, V]) of the active set. The supports,
+    m the size of the largest, are padded, so that they can be mapped; ``solve`` lists them."""
+
+    @staticmethod
+    def forward(
+        scores: Tensor, solve: Callable[[Tensor], Any], variables: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q = solve(scores)
+        z = q.support
+        counts = z.evaluations()
+        width = int(counts.max()) if counts.numel() else 0
+        own = _listed(counts, width)
+        configurations = torch.zeros(
+            (*own.shape, scores.shape[1]), dtype=torch.uint8, device=scores.device
+        )
+        configurations[own] = z.values(torch.uint8)
+        return q.marginals(), counts, configurations
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.variables = inputs[2]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        by_scores = ActiveSetMarginalsVjp.apply(grad, *ctx.saved_tensors, ctx.variables, False)
+        return by_scores, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Any:
+        moved = ActiveSetMarginalsVjp.apply(tangent, *ctx.saved_tensors, ctx.variables, True)
+        return moved, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, scores: Tensor, solve: Callable[[Tensor], Any], variables: int
+    ) -> Any:
+        x = _front(scores, in_dims[0], info.batch_size)
+        found = ActiveSetMarginals.apply(x.flatten(0, 1), solve, variables)
+        return tuple(t.unflatten(0, x.shape[:2]) for t in found), (0, 0, 0)
+
+
+class ActiveSetMarginalsVjp(Function):
+    """Jᵀ A g, or ``transposed`` Aᵀ J h, A the configurations: each the other's transpose."""
+
+    @staticmethod
+    def forward(
+        argument: Tensor, counts: Tensor, configurations: Tensor, variables: int, transposed: bool
+    ) -> Tensor:
+        z = configurations[_listed(counts, configurations.shape[1])]
+        splits = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        rows = torch.repeat_interleave(counts)
+        x = argument.double()
+        if transposed:
+            moved = _ops.sparsemap_vjp_transpose(x, splits, z, variables)
+            result = torch.zeros_like(x).index_add(0, rows, moved.unsqueeze(1) * z)
+        else:
+            result = _ops.sparsemap_vjp((z * x[rows]).sum(1), splits, z, variables)
+        return result.to(argument.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, counts, configurations, ctx.variables, ctx.transposed = inputs
+        ctx.save_for_backward(counts, configurations)
+        ctx.save_for_forward(counts, configurations)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        saved = ctx.saved_tensors
+        back = ActiveSetMarginalsVjp.apply(grad, *saved, ctx.variables, not ctx.transposed)
+        return back, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        saved = ctx.saved_tensors
+        return ActiveSetMarginalsVjp.apply(tangent, *saved, ctx.variables, ctx.transposed)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: Any,
+        argument: Tensor,
+        counts: Tensor,
+        configurations: Tensor,
+        variables: int,
+        transposed: bool,
+    ) -> Any:
+        tensors = (argument, counts, configurations)
+        x, n, z = (_front(t, d, info.batch_size).flatten(0, 1) for t, d in zip(tensors, in_dims))
+        result = ActiveSetMarginalsVjp.apply(x, n, z, variables, transposed)
+        return result.unflatten(0, (info.batch_size, result.shape[0] // info.batch_size)), 0
+
+
+def _listed(counts: Tensor, width: int) -> Tensor:
+    """[B, width] bool: which places of padded lists are taken."""
+    return torch.arange(width, device=counts.device) < counts.unsqueeze(1)
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -633,6 +906,96 @@ def _map_entmax_loss_backward(
     return _ops.entmax_loss_backward(g, p, y, dim, ignore_index), 0
 
 
+def _map_linear_cross_entropy(
+    info: Any,
+    in_dims: Any,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    rows: Tensor,
+) -> Any:
+    """The mapped dim joins that of the pairs; a loop where the linear map itself is mapped."""
+    op, size = _ops.linear_cross_entropy, info.batch_size
+    if in_dims[1] is not None or in_dims[2] is not None:
+        return _loop(op)(info, in_dims, features, weight, bias, targets, rows)
+    x = _front(features, in_dims[0], size)
+    r = _front(rows, in_dims[4], size)
+    if in_dims[3] is not None:
+        y = targets.movedim(in_dims[3], 0)
+        r = r + y.shape[1] * torch.arange(size, device=r.device).unsqueeze(1)
+        targets = y.flatten(0, 1)
+    nll = op(x.flatten(0, 1), weight, bias, targets, r.flatten())
+    return nll.unflatten(0, (size, x.shape[1])), 0
+
+
+def _map_scalar_perceptron(info: Any, in_dims: Any, e: Tensor, u: Tensor, w: Tensor) -> Any:
+    """Number by number; a loop where the perceptron itself is mapped."""
+    if in_dims[1] is not None or in_dims[2] is not None:
+        return _loop(_ops.scalar_perceptron)(info, in_dims, e, u, w)
+    return _ops.scalar_perceptron(_front(e, in_dims[0], info.batch_size), u, w), 0
+
+
+def _map_sparsemap_marginals(
+    info: Any, in_dims: Any, scores: Tensor, least: int, most: int, both_states: bool = False
+) -> Any:
+    x = _front(scores, in_dims[0], info.batch_size)
+    _check_bits("sparsemap_marginals", x)
+    found = _ops.sparsemap_marginals(x.flatten(0, 1), least, most, both_states)
+    return tuple(t.unflatten(0, x.shape[:2]) for t in found), (0, 0)
+
+
+def _map_sparsemap_marginals_backward(
+    info: Any, in_dims: Any, grad: Tensor, marginals: Tensor, tight: Tensor, both_states: bool
+) -> Any:
+    g, mu, on = (_front(t, d, info.batch_size) for t, d in zip((grad, marginals, tight), in_dims))
+    _check_bits("sparsemap_marginals_backward", mu)
+    inputs = (t.flatten(0, 1) for t in (g, mu, on))
+    result = _ops.sparsemap_marginals_backward(*inputs, both_states)
+    return result.unflatten(0, mu.shape[:2]), 0
+
+
+def _check_bits(op: str, batch: Tensor) -> None:
+    if batch.dim() != 3:
+        raise RuntimeError(f"{op}: expected scores to be [B, D], got {list(batch.shape[1:])}")
+
+
+def _map_support_op(name: str) -> Callable[..., Any]:
+    """An op of a fixed support, for each of many gradients or tangents."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        for argument, dim in zip(args, in_dims):
+            if dim is not None and not argument.is_floating_point():
+                raise RuntimeError(ragged(name))
+        return _loop(getattr(_ops, name))(info, in_dims, *args)
+
+    return rule
+
+
+def _loop(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule that calls ``op`` for one example after the other."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        def example(i: int) -> Any:
+            return op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims)))
+
+        results = [example(i) for i in range(info.batch_size)]
+        if not results:
+            raise RuntimeError(f"{op}: vmap: expected at least one example, got a dimension of 0")
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(r) for r in zip(*results)), (0,) * len(results[0])
+
+    return rule
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise RuntimeError(ragged(name))
+
+    return rule
+
+
 _BATCHED: dict[str, Callable[..., Any]] = {
     "sparsemax": _map_sparsemax,
     "sparsemax_backward": _map_sparsemax_backward,
@@ -644,6 +1007,20 @@ _BATCHED: dict[str, Callable[..., Any]] = {
     "entmax_backward_alpha": _map_entmax_backward_alpha,
     "entmax_loss_forward": _map_entmax_loss_forward,
     "entmax_loss_backward": _map_entmax_loss_backward,
+    "linear_cross_entropy": _map_linear_cross_entropy,
+    "linear_cross_entropy_backward": _loop(_ops.linear_cross_entropy_backward),
+    "scalar_perceptron": _map_scalar_perceptron,
+    "scalar_perceptron_backward": _loop(_ops.scalar_perceptron_backward),
+    "sparsemap_marginals": _map_sparsemap_marginals,
+    "sparsemap_marginals_backward": _map_sparsemap_marginals_backward,
+    "sparsemap_weights": _map_support_op("sparsemap_weights"),
+    "sparsemap_vjp": _map_support_op("sparsemap_vjp"),
+    "sparsemap_vjp_transpose": _map_support_op("sparsemap_vjp_transpose"),
+    "sparsemap_configurations_backward": _map_support_op("sparsemap_configurations_backward"),
+    **{
+        name: _refuse(name)
+        for name in ("support", "k_best_bits", "sparsemap_active_set", "sparsemap_configurations")
+    },
 }
 
 
@@ -747,6 +1124,9 @@ _FLOAT32_UNDER_AUTOCAST = (
     "scalar_perceptron",
     "normmax",
     "budget_sparsemax",
+    "sparsemap_active_set",
+    "sparsemap_weights",
+    "sparsemap_marginals",
 )
 
 

@@ -11,6 +11,18 @@ meaning. ``batch_shape`` is [B]. Outcomes of a :class:`~sparsum.Categorical` are
 ``event_shape`` of [] (as in :class:`torch.distributions.Categorical`); all others are vectors of V
 indicators, with an ``event_shape`` of [V] (as a Bernoulli made :class:`~torch.distributions.
 Independent`). Entropies and log-probabilities are in nats.
+
+* *torch.func*: everything that is differentiable here is so under ``grad``, ``vjp``, ``jvp``,
+  ``jacrev``, ``jacfwd`` and ``hessian``, with the same values and derivatives; the supports then
+  hold indicators where they held flips, n·V bytes. ``vmap`` maps :func:`sparsemap_marginals` and
+  :func:`sparsemap_loss`; what lists outcomes refuses it, since the mapped examples' supports differ
+  in size: make the mapped dimension part of the batch instead.
+* *torch.compile*: :func:`sparsemap_marginals` and :func:`sparsemap_loss` of the built-in structures
+  stand in the graph as their registered ops (structures are constants of it, made outside), as they
+  do under ``torch.export`` (not with ``strict=True``). How many outcomes a support has is known
+  when it is computed: distributions, the functions that return them and one's own structures break
+  the graph, and run as they do outside.
+* *Autocast*: the sparse maps take float16 and bfloat16 scores as float32.
 """
 
 from __future__ import annotations
@@ -55,22 +67,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
 
-def _breaks_graph(function: F) -> F:
+def breaks_graph(function: F) -> F:
     """For what torch.compile is to call and not to trace."""
     reason = "sparsum: how many outcomes a support has is known when it is computed"
     return cast(F, torch.compiler.disable(function, reason=reason))
 
 
-def _methods_break_graph(cls: C) -> C:
+def methods_break_graph(cls: C) -> C:
     for name, member in list(vars(cls).items()):
         if name.startswith("_") and name != "__init__":
             continue
         if isinstance(member, property):
-            setattr(cls, name, property(_breaks_graph(cast(Any, member.fget)), doc=member.__doc__))
+            setattr(cls, name, property(breaks_graph(cast(Any, member.fget)), doc=member.__doc__))
         elif isinstance(member, classmethod):
-            setattr(cls, name, classmethod(_breaks_graph(member.__func__)))
+            setattr(cls, name, classmethod(breaks_graph(member.__func__)))
         elif callable(member):
-            setattr(cls, name, _breaks_graph(member))
+            setattr(cls, name, breaks_graph(member))
     return cls
 
 
@@ -122,7 +134,7 @@ class _Support(constraints.Constraint):
         return outcome & (self._q.log_prob(value) > -math.inf)
 
 
-@_methods_break_graph
+@methods_break_graph
 class Distribution(torch.distributions.Distribution):
     """A batch of B distributions over the outcomes of a structure: what
     :meth:`sparsum.Estimator.distribution` returns. Tensors are attached to the scores they came
@@ -193,7 +205,7 @@ class Distribution(torch.distributions.Distribution):
 
     def mode_assignments(self) -> Assignments:
         """:attr:`mode` as Assignments, one pair an example, for a loss."""
-        return self._impl.mode()
+        return self._at_value("mode")
 
     def sample(
         self,
@@ -215,14 +227,14 @@ class Distribution(torch.distributions.Distribution):
             )
         if generator is None:
             generator = _default_generator(self._device)
-        drawn = self._tensor(self._impl.sample(count, generator))
+        drawn = self._tensor(self._at_value("sample", count, generator))
         drawn = drawn.view(self.batch_size, count, *self.event_shape).transpose(0, 1)
         return drawn.reshape(*shape, *self.batch_shape, *self.event_shape)
 
     def sample_assignments(self, samples: int, generator: torch.Generator) -> Assignments:
         """``samples`` independent draws per example, B·samples pairs sorted by example, for a
         loss."""
-        return self._impl.sample(samples, generator)
+        return self._at_value("sample", samples, generator)
 
     def log_prob(self, value: Tensor | Assignments) -> Tensor:
         """log q(z), −inf outside the support; differentiable in the scores.
@@ -281,6 +293,10 @@ class Distribution(torch.distributions.Distribution):
         forbids are left out."""
         return SparseDistribution._of(self._impl.enumerate(limit))
 
+    def _at_value(self, method: str, *args: Any) -> Assignments:
+        """What a method of the compiled core says, of no derivative."""
+        return cast(Assignments, getattr(self._impl, method)(*args))
+
     def _tensor(self, z: Assignments) -> Tensor:
         return cast(Tensor, z.indices) if self._hard else z.values(self._dtype)
 
@@ -302,7 +318,7 @@ class Distribution(torch.distributions.Distribution):
         return f"{type(self).__name__}(batch_size={self.batch_size}, parts={self._parts})"
 
 
-@_methods_break_graph
+@methods_break_graph
 class Gibbs(Distribution):
     """The Gibbs distribution π(z) ∝ exp⟨a_z, t⟩ of a structure, by the structure's own oracles;
     for a Categorical, softmax; for a BitVector, independent Bernoullis.
@@ -350,6 +366,29 @@ class Gibbs(Distribution):
 
     log_prob.__doc__ = Distribution.log_prob.__doc__
 
+    def enumerate(self, limit: int = 65536) -> SparseDistribution:
+        if not _transforms.transformed():
+            return super().enumerate(limit)
+        value = _transforms.value_of("Gibbs.enumerate", self.scores)
+        with _transforms.outside_transforms():
+            listed = _C.Gibbs(self.structure, value).enumerate(limit)
+            z = _with_indicators(listed.support)
+            rows = self.structure.score(value, z)
+            best = rows.new_full((z.batch_size,), -math.inf).scatter_reduce(0, z.rows, rows, "amax")
+        weights = (self.structure.score(self.scores, z) - z.gather(best)).exp()
+        probs = weights / z.gather(z.sum_per_example(weights))
+        return SparseDistribution._of(_C.SparseDistribution(z, probs, listed.exact))
+
+    enumerate.__doc__ = Distribution.enumerate.__doc__
+
+    def _at_value(self, method: str, *args: Any) -> Assignments:
+        if not _transforms.transformed():
+            return super()._at_value(method, *args)
+        value = _transforms.value_of(f"Gibbs.{method}", self.scores)
+        with _transforms.outside_transforms():
+            found = getattr(_C.Gibbs(self.structure, value), method)(*args)
+            return _with_indicators(found)
+
     @property
     def _dtype(self) -> torch.dtype:
         return self.scores.dtype
@@ -362,7 +401,7 @@ class Gibbs(Distribution):
         return type(self), (self.structure, self.scores)
 
 
-@_methods_break_graph
+@methods_break_graph
 class SparseDistribution(Distribution):
     """A batch of B distributions, each given by the few outcomes it supports: pair i is outcome
     ``support.indices[i]`` (or the indicators ``support.values()[i]``) of example
@@ -395,7 +434,7 @@ class SparseDistribution(Distribution):
     def from_dense(cls, probs: Tensor, exact: Tensor | None = None) -> SparseDistribution:
         """The non-zero entries of probs [B, K], over a Categorical's outcomes; differentiable in
         ``probs``. exact: [B] bool, or None."""
-        if _transforms._transformed():
+        if _transforms.transformed():
             return cls._of(_from_dense("SparseDistribution.from_dense", probs, exact))
         return cls._of(_C.SparseDistribution.from_dense(probs, exact))
 
@@ -511,7 +550,7 @@ def _warm(caller: str, warm_start: SparseDistribution | None) -> Any:
     )
 
 
-@_breaks_graph
+@breaks_graph
 def sparsemap(
     structure: Structure,
     scores: Tensor,
@@ -558,7 +597,7 @@ def sparsemap(
         encoding, algorithm, init, tolerance, max_iterations, generator,
         _warm("sparsemap", warm_start),
     )  # fmt: skip
-    if not _transforms._transformed():
+    if not _transforms.transformed():
         return SparseDistribution._of(_C.sparsemap(structure, scores, *options))
     value = _transforms.value_of("sparsemap", scores)
     with _transforms.outside_transforms():
@@ -566,7 +605,7 @@ def sparsemap(
     return SparseDistribution._of(_attached(structure, scores, found, encoding, algorithm))
 
 
-@_breaks_graph
+@breaks_graph
 def solve_sparsemap(
     structure: Structure,
     scores: Tensor,
@@ -586,7 +625,7 @@ def solve_sparsemap(
         encoding, algorithm, init, tolerance, max_iterations, generator,
         _warm("solve_sparsemap", warm_start),
     )  # fmt: skip
-    if not _transforms._transformed():
+    if not _transforms.transformed():
         distribution, *numbers = _C.solve_sparsemap(structure, scores, *options)
         return SparsemapResult(SparseDistribution._of(distribution), *numbers)
     value = _transforms.value_of("solve_sparsemap", scores)
@@ -649,7 +688,7 @@ def sparsemap_loss(
     return _sparsemap_loss(structure, scores, target, *options)
 
 
-@_breaks_graph
+@breaks_graph
 def top_k_sparsemax(structure: Structure, scores: Tensor, k: int) -> SparseDistribution:
     """The distribution over the k best outcomes of a structure: top-k sparsemax of the scores of
     all outcomes, s_z = ⟨a_z, t⟩, of which only k + 1 are looked at.
@@ -667,7 +706,7 @@ def top_k_sparsemax(structure: Structure, scores: Tensor, k: int) -> SparseDistr
     return _top_k("top_k_sparsemax", _C.top_k_sparsemax, structure, scores, k)
 
 
-@_breaks_graph
+@breaks_graph
 def adaptive_top_k_sparsemax(
     structure: Structure, scores: Tensor, k: int, max_k: int
 ) -> SparseDistribution:
@@ -756,7 +795,7 @@ def _closed_form(structure: Any, scores: Tensor, z: Assignments, found: Any, bot
     value, tight = (_transforms.value_of("sparsemap", t) for t in (marginals, tight))
     with _transforms.outside_transforms():
         *_, probs, upper, lower = torch.ops.sparsum.sparsemap_configurations(value, tight, *bits)
-        if found.probs.numel() < probs.numel():  # those that a narrow dtype rounds to 0 are left out
+        if found.probs.numel() < probs.numel():  # what a narrow dtype rounds to 0 is not listed
             kept = probs.to(scores.dtype) > 0
             upper, lower = upper[kept], lower[kept]
         inside = (value > 0) & (value < 1)
@@ -775,7 +814,7 @@ def _moving(value: Tensor, along: Tensor) -> Tensor:
 
 def _top_k(caller: str, call: Any, structure: Any, scores: Tensor, *ks: int) -> SparseDistribution:
     scores = _float32_under_autocast(scores)
-    if not _transforms._transformed():
+    if not _transforms.transformed():
         return SparseDistribution._of(call(structure, scores, *ks))
     value = _transforms.value_of(caller, scores)
     with _transforms.outside_transforms():
@@ -852,7 +891,7 @@ def _marginals(
 def _sparsemap_marginals(
     structure: Any, scores: Tensor, encoding: Encoding, tolerance: float, max_iterations: int
 ) -> Tensor:
-    if _transforms._transformed() or (is_compiling() and _is_built_in(structure)):
+    if _transforms.transformed() or (is_compiling() and _is_built_in(structure)):
         options = (encoding, tolerance, max_iterations)
         return _marginals("sparsemap_marginals", structure, scores, *options)
     scores = _float32_under_autocast(scores)
@@ -869,7 +908,7 @@ def _sparsemap_loss(
     max_iterations: int,
 ) -> Tensor:
     options = (encoding, tolerance, max_iterations)
-    if _transforms._transformed() or (is_compiling() and _is_built_in(structure)):
+    if _transforms.transformed() or (is_compiling() and _is_built_in(structure)):
         return _loss("sparsemap_loss", structure, scores, target, *options)
     scores = _float32_under_autocast(scores)
     return cast(Tensor, _C.sparsemap_loss(structure, scores, target, *options))
@@ -915,8 +954,8 @@ for _built_in in (_C.Categorical, _C.BitVector, _C.Budget, _C.Subset):
 _traced_marginals = torch._dynamo.nonstrict_trace(_marginals)
 _traced_loss = torch._dynamo.nonstrict_trace(_loss)
 
-_eager_marginals = _breaks_graph(_sparsemap_marginals)
-_eager_loss = _breaks_graph(_sparsemap_loss)
+_eager_marginals = breaks_graph(_sparsemap_marginals)
+_eager_loss = breaks_graph(_sparsemap_loss)
 
 
 from . import _divergences  # noqa: E402, F401  (registers them)

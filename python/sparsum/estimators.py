@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ._load import _C
-from .distributions import Distribution, SparseDistribution, _structure, _wrap
+from ._transforms import transformed
+from .distributions import Distribution, SparseDistribution, _structure, _wrap, breaks_graph
 
 if TYPE_CHECKING:
     from ._C import Structure
@@ -46,6 +47,15 @@ LossFunction = Callable[..., "Tensor | Loss"]
 """loss(z, *shared) -> [n], or Loss(value [n], log_prob [n])."""
 
 
+def _refuse_transforms(what: str) -> None:
+    if transformed():
+        raise RuntimeError(
+            f"{what} is not available under torch.func (grad, vmap, …), whose tensors the compiled "
+            "code cannot read; use backward(), or torch.autograd.grad"
+        )
+
+
+@breaks_graph
 def expectation(
     q: SparseDistribution,
     loss: LossFunction,
@@ -81,6 +91,8 @@ def expectation(
             "expectation(): argument 'q' (position 1) must be SparseDistribution, not "
             f"{type(q).__name__}{hint}"
         )
+    if max_evaluations_per_chunk > 0:
+        _refuse_transforms("expectation: max_evaluations_per_chunk > 0")
     return cast(Tensor, _C.expectation(q._impl, loss, shared, max_evaluations_per_chunk, generator))
 
 
@@ -151,6 +163,7 @@ class Estimator(_Part):
             part = cast(nn.Module, part._modules[folder])
         return part
 
+    @breaks_graph
     def estimate(
         self,
         structure: Structure,
@@ -175,6 +188,7 @@ class Estimator(_Part):
         Errors: a structure that the estimator is not defined for (:meth:`check`); no generator
             where one is needed; those of :func:`expectation`.
         """
+        _refuse_transforms("Estimator.estimate")
         return Estimate(
             *self._impl.estimate(
                 _structure("estimate", structure), scores, loss, shared, context, entropy_weight,
@@ -184,10 +198,12 @@ class Estimator(_Part):
 
     forward = estimate
 
+    @breaks_graph
     def distribution(self, structure: Structure, scores: Tensor) -> Distribution:
         """The distribution that the estimator takes scores [B, V] to mean, for evaluation: a
         :class:`~sparsum.SparseDistribution` or a :class:`~sparsum.Gibbs`."""
         structure = _structure("distribution", structure)
+        _refuse_transforms("Estimator.distribution")
         return _wrap(self._impl.distribution(structure, scores), structure, scores)
 
     def evaluations(self, structure: Structure, scores: Tensor) -> Tensor:

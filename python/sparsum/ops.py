@@ -12,6 +12,9 @@ The registered ops themselves, those behind structures and solvers included, are
 * *Determinism*: every op gives the same result for any number of threads, and honours
   ``torch.use_deterministic_algorithms(True)``.
 * *Forward-mode differentiation* is ``torch.func.jvp``'s; outside torch.func it raises.
+* *vmap* maps every function here but :func:`support`, whose results differ in size. Where it maps
+  the weights of :func:`linear_cross_entropy` or :func:`scalar_perceptron`, or a gradient in them,
+  these are called once for each mapped example; otherwise all mapped examples are one call.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _transforms
 from ._load import _ops
+from ._named import named
 
 if TYPE_CHECKING:
     from .distributions import SparseDistribution
@@ -86,6 +90,8 @@ def sparsemax(scores: Tensor, dim: int = -1) -> Tensor:
     tensor([0.7500, 0.2500, 0.0000])
     """
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_sparsemax(scores, dim)
         return _registered.sparsemax(scores, dim)
     return _call_sparsemax(scores, dim)
 
@@ -122,6 +128,8 @@ def entmax(scores: Tensor, alpha: float | Tensor = 1.5, dim: int = -1) -> Tensor
     torch.Size([2, 4])
     """
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_entmax(scores, alpha, dim)
         return _transforms.registered_entmax(scores, alpha, dim)
     return _call_entmax(scores, alpha, dim)
 
@@ -133,8 +141,10 @@ def entmax15(scores: Tensor, dim: int = -1) -> Tensor:
     tensor([0.8307, 0.1693, 0.0000])
     """
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_entmax(scores, 1.5, dim)
         return _registered.entmax.default(scores, 1.5, dim)
-    return _call_entmax(scores, 1.5, dim)
+    return named("entmax15", _call_entmax, scores, 1.5, dim)
 
 
 @overload
@@ -195,6 +205,8 @@ def _is_structure(argument: object) -> bool:
 
 def _top_k_sparsemax(scores: Tensor, k: int, dim: int = -1) -> tuple[Tensor, Tensor]:
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_top_k_sparsemax(scores, k, dim)
         return _registered.top_k_sparsemax(scores, k, dim)
     return _ops.top_k_sparsemax(scores, k, dim)
 
@@ -264,6 +276,8 @@ def entmax_loss(
     """
     code = _reduction("entmax_loss", reduction)
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_entmax_loss(scores, target, alpha, dim, ignore_index, code)
         return _registered.entmax_loss(scores, target, alpha, dim, ignore_index, code)
     return _ops.entmax_loss(scores, target, alpha, dim, ignore_index, code)
 
@@ -284,8 +298,12 @@ def sparsemax_loss(
     """
     code = _reduction("sparsemax_loss", reduction)
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_entmax_loss(scores, target, 2.0, dim, ignore_index, code)
         return _registered.entmax_loss(scores, target, 2.0, dim, ignore_index, code)
-    return _ops.entmax_loss(scores, target, 2.0, dim, ignore_index, code)
+    return named(
+        "sparsemax_loss", _ops.entmax_loss, scores, target, 2.0, dim, ignore_index, code
+    )
 
 
 def entmax15_loss(
@@ -302,8 +320,12 @@ def entmax15_loss(
     """
     code = _reduction("entmax15_loss", reduction)
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_entmax_loss(scores, target, 1.5, dim, ignore_index, code)
         return _registered.entmax_loss(scores, target, 1.5, dim, ignore_index, code)
-    return _ops.entmax_loss(scores, target, 1.5, dim, ignore_index, code)
+    return named(
+        "entmax15_loss", _ops.entmax_loss, scores, target, 1.5, dim, ignore_index, code
+    )
 
 
 def linear_cross_entropy(
@@ -338,6 +360,8 @@ def linear_cross_entropy(
     tensor([2.7726])
     """
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_linear_cross_entropy(features, weight, bias, targets, rows)
         return _registered.linear_cross_entropy(features, weight, bias, targets, rows)
     return _ops.linear_cross_entropy(features, weight, bias, targets, rows)
 
@@ -363,6 +387,8 @@ def scalar_perceptron(e: Tensor, u: Tensor, w: Tensor) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     if is_dynamo_compiling():
+        if _transforms.transformed():
+            return _traced_scalar_perceptron(e, u, w)
         return _registered.scalar_perceptron(e, u, w)
     return _ops.scalar_perceptron(e, u, w)
 
@@ -394,7 +420,7 @@ def _sparsemax_overridden(scores: Tensor, dim: int) -> Tensor:
     if has_torch_function((scores,)):
         return handle_torch_function(sparsemax, (scores,), scores, dim)
     _check_tensors("sparsemax", scores=scores)
-    if _transforms._transformed():
+    if _transforms.transformed():
         return _transforms.Sparsemax.apply(scores, dim)
     return _registered.sparsemax(scores, dim)
 
@@ -403,7 +429,7 @@ def _entmax_overridden(scores: Tensor, alpha: float | Tensor, dim: int) -> Tenso
     if has_torch_function((scores, alpha)):
         return handle_torch_function(entmax, (scores, alpha), scores, alpha, dim)
     _check_tensors("entmax", scores=scores)
-    if _transforms._transformed():
+    if _transforms.transformed():
         return _transforms.Entmax.apply(scores, alpha, dim)
     return _transforms.registered_entmax(scores, alpha, dim)
 
@@ -412,7 +438,7 @@ def _top_k_sparsemax_overridden(scores: Tensor, k: int, dim: int) -> tuple[Tenso
     if has_torch_function((scores,)):
         return handle_torch_function(top_k_sparsemax, (scores,), scores, k, dim)
     _check_tensors("top_k_sparsemax", scores=scores)
-    if _transforms._transformed():
+    if _transforms.transformed():
         return _transforms.TopKSparsemax.apply(scores, k, dim)
     return _registered.top_k_sparsemax(scores, k, dim)
 
@@ -427,8 +453,14 @@ def _entmax_loss_overridden(
             entmax_loss, tensors, scores, target, alpha, dim, ignore_index, name
         )
     _check_tensors("entmax_loss", scores=scores, target=target)
-    if not _transforms._transformed():
+    if not _transforms.transformed():
         return _registered.entmax_loss(scores, target, alpha, dim, ignore_index, reduction)
+    return _transformed_entmax_loss(scores, target, alpha, dim, ignore_index, reduction)
+
+
+def _transformed_entmax_loss(
+    scores: Tensor, target: Tensor, alpha: float, dim: int, ignore_index: int, reduction: int
+) -> Tensor:
     losses, _ = _transforms.EntmaxLoss.apply(scores, target, alpha, dim, ignore_index)
     if reduction == 0:
         return losses
@@ -444,7 +476,7 @@ def _linear_cross_entropy_overridden(*args: Tensor) -> Tensor:
         return handle_torch_function(linear_cross_entropy, args, *args)
     names = ("features", "weight", "bias", "targets", "rows")
     _check_tensors("linear_cross_entropy", **dict(zip(names, args)))
-    if _transforms._transformed():
+    if _transforms.transformed():
         return _transforms.LinearCrossEntropy.apply(*args)
     return _registered.linear_cross_entropy(*args)
 
@@ -453,10 +485,31 @@ def _scalar_perceptron_overridden(*args: Tensor) -> Tensor:
     if has_torch_function(args):
         return handle_torch_function(scalar_perceptron, args, *args)
     _check_tensors("scalar_perceptron", **dict(zip(("e", "u", "w"), args)))
-    if _transforms._transformed():
+    if _transforms.transformed():
         return _transforms.ScalarPerceptron.apply(*args)
     return _registered.scalar_perceptron(*args)
 
+
+# --- torch.func inside torch.compile -------------------------------------------------------------
+#
+# torch.compile cannot look into an autograd function with rules of its own: these calls stand in
+# its graph as they are, and are traced, down to the registered ops, where the graph is
+# differentiated.
+
+
+def _traced(function: Any) -> Any:
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    return torch.compiler.allow_in_graph(call)
+
+
+_traced_sparsemax = _traced(_transforms.Sparsemax.apply)
+_traced_entmax = _traced(_transforms.Entmax.apply)
+_traced_top_k_sparsemax = _traced(_transforms.TopKSparsemax.apply)
+_traced_entmax_loss = _traced(_transformed_entmax_loss)
+_traced_linear_cross_entropy = _traced(_transforms.LinearCrossEntropy.apply)
+_traced_scalar_perceptron = _traced(_transforms.ScalarPerceptron.apply)
 
 _ops.set_fallback("sparsemax", _sparsemax_overridden)
 _ops.set_fallback("entmax", _entmax_overridden)

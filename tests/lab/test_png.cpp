@@ -55,6 +55,36 @@ TEST(Png, RoundTripsGreyAndColour) {
   EXPECT_EQ(folder.size(), 1u);
 }
 
+TEST(Png, DrawsNumbersAsLargeAsThereIsRoom) {
+  const auto drawn = [](int64_t height, int64_t width, int64_t number) {
+    at::Tensor image = at::zeros({height, width});
+    draw_number(image, number);
+    return image;
+  };
+  const at::Tensor seventeen = at::tensor({0, 1, 0, 0, 1, 1, 1,  //
+                                           1, 1, 0, 0, 0, 0, 1,  //
+                                           0, 1, 0, 0, 0, 0, 1,  //
+                                           0, 1, 0, 0, 0, 1, 0,  //
+                                           1, 1, 1, 0, 0, 1, 0})
+                                   .view({5, 7})
+                                   .to(at::kFloat);
+  EXPECT_TRUE(drawn(5, 7, 17).equal(seventeen));
+  // In the middle, and twice as large where that fits.
+  at::Tensor framed = at::zeros({7, 9});
+  framed.slice(0, 1, 6).slice(1, 1, 8).copy_(seventeen);
+  EXPECT_TRUE(drawn(7, 9, 17).equal(framed));
+  EXPECT_TRUE(drawn(11, 15, 17)
+                  .slice(0, 0, 10)
+                  .slice(1, 0, 14)
+                  .equal(seventeen.repeat_interleave(2, 0).repeat_interleave(2, 1)));
+  EXPECT_EQ(drawn(5, 6, 17).sum().item<double>(), 0);  // no room
+  for (int64_t digit = 0; digit < 10; ++digit) {
+    for (int64_t other = 0; other < digit; ++other) {
+      EXPECT_FALSE(drawn(5, 3, digit).equal(drawn(5, 3, other))) << digit << " and " << other;
+    }
+  }
+}
+
 TEST(Png, RefusesWhatIsNoImage) {
   const Folder folder;
   EXPECT_THROW(write_png(folder / "f", torch::ones({2, 2})), c10::Error);

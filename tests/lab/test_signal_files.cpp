@@ -66,6 +66,23 @@ TEST(SignalRun, TrainsOnFeatureFilesAndPlays) {
   EXPECT_GT((*result.summary)["test"]["success"].get<double>(), 0.5);  // chance: 0.25
   EXPECT_LT((*result.summary)["test"]["evaluations"]["mean"].get<double>(), 4);
 
+  // The table of symbols and concepts, in numbers.
+  const Json table = Json::parse(sparsum_test::slurp(folder / "run/images/symbols-concepts.json"));
+  ASSERT_FALSE(table["symbols"].empty());
+  EXPECT_EQ(table["symbols"].size(), table["shares"].size());
+  EXPECT_EQ(table["concepts"].size(), static_cast<size_t>(kConcepts));
+  double use = 0;
+  for (size_t i = 0; i < table["symbols"].size(); ++i) {
+    double sum = 0;
+    for (const Json& share : table["shares"][i]) sum += share.get<double>();
+    EXPECT_NEAR(sum, 1, 1e-9);
+    if (i > 0) {
+      EXPECT_GE(table["use"][i - 1].get<double>(), table["use"][i].get<double>());
+    }
+    use += table["use"][i].get<double>();
+  }
+  EXPECT_NEAR(use, 1, 1e-6);  // 8 symbols: none is left out
+
   const Json games = play_run(folder / "run", "", {}, 5, folder / "play");
   EXPECT_EQ(games.size(), 5u);
   EXPECT_TRUE(std::filesystem::exists(folder / "play" / "games.json"));

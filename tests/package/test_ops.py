@@ -194,7 +194,7 @@ def test_support():
         (lambda: sparsum.sparsemax(torch.zeros(2, dtype=torch.long)), TypeError,
          "sparsemax: expected scores to be floating point, got Long"),
         (lambda: sparsum.entmax15(torch.zeros(2, dtype=torch.cfloat)), TypeError,
-         "entmax: expected scores to be floating point, got ComplexFloat"),
+         "entmax15: expected scores to be floating point, got ComplexFloat"),
         (lambda: sparsum.sparsemax(torch.zeros(2, 3), 2), IndexError,
          r"sparsemax: expected dim in \[-2, 1\], got 2"),
         (lambda: sparsum.sparsemax(torch.tensor(1.0)), RuntimeError, "got a scalar"),
@@ -225,6 +225,24 @@ def test_support():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sparsemax", "entmax", "entmax15", "sparsemax_loss", "entmax_loss", "entmax15_loss"],
+)
+def test_errors_name_the_function_that_was_called(name):
+    call = getattr(sparsum, name)
+    rest = (torch.tensor([0, 1]),) if name.endswith("loss") else ()
+    with pytest.raises(ValueError, match=f"^{name}: expected scores .* got nan in row 1"):
+        call(torch.tensor([[0.0, 1.0], [NAN, 0.0]]), *rest)
+    with pytest.raises(TypeError, match=f"^{name}: expected scores to be floating point, got Long"):
+        call(torch.zeros(2, 2, dtype=torch.long), *rest)
+    with pytest.raises(TypeError, match=rf"^{name}\(\): argument 'scores' must be Tensor, not list"):
+        call([0.0], *rest)
+    if rest:
+        with pytest.raises(IndexError, match=f"^{name}: expected target in .* got 5 for row 1"):
+            call(torch.zeros(2, 2), torch.tensor([0, 5]))
 
 
 # --- losses --------------------------------------------------------------------------------------

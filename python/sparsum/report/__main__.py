@@ -216,6 +216,7 @@ def _run_images(
     """Copies of the runs' own pictures, by folder; damaged ones are named in ``notes``."""
     from PIL import Image
 
+    from sparsum.report import heat_map
     from sparsum.report.page import RunImage
 
     images: dict[Path, list[RunImage]] = {}
@@ -231,6 +232,12 @@ def _run_images(
                 reason = " ".join(str(error).split()) or type(error).__name__
                 notes.append(f"{run.path}: images/{path.name}: damaged ({reason})")
                 continue
+            numbers = path.with_suffix(".json")
+            if kind == "symbols-concepts" and numbers.exists():
+                try:
+                    content = heat_map.draw(heat_map.read(numbers))
+                except ValueError as error:
+                    notes.append(f"{run.path}: images/{numbers.name}: damaged ({error})")
             file = slug(kind) if len(runs) == 1 else f"{slug(kind)}-{slug(label)}"
             while f"{file}.png" in names:
                 file += "-"

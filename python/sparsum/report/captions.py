@@ -258,21 +258,30 @@ LEARNING_CURVES: Caption = (
     ),
 )
 
-OBJECTIVES: Caption = (
-    (
-        _SHOWS,
-        "What the optimiser makes smaller, averaged over the steps of each epoch. The objective is"
-        " the labelled part plus the unlabelled part times the ratio of unlabelled to labelled"
-        " images. In the warm-up it is the labelled part alone: the two pieces of its curve are not"
-        " to be compared.",
-    ),
-    (_UNITS, "Across: epochs. Upwards: nats per example; lower is better."),
-    (
-        _LOOK,
-        "Curves that fall and flatten. One that climbs or leaps about asks for a smaller learning"
-        " rate.",
-    ),
-)
+
+def objectives(*, parts: bool) -> Caption:
+    """``parts``: whether the objective is drawn with its labelled and unlabelled parts."""
+    return (
+        (
+            _SHOWS,
+            "What the optimiser makes smaller, averaged over the steps of each epoch."
+            + (
+                " The objective is the labelled part plus the unlabelled part times the ratio of"
+                " unlabelled to labelled images. In the warm-up it is the labelled part alone: the"
+                " two pieces of its curve are not to be compared."
+                if parts
+                else " Estimates of it are noisy, and some are not estimates of the same thing:"
+                " compare runs by what is drawn above."
+            ),
+        ),
+        (_UNITS, "Across: epochs. Upwards: nats per example; lower is better."),
+        (
+            _LOOK,
+            "Curves that fall and flatten. One that climbs or leaps about asks for a smaller"
+            " learning rate.",
+        ),
+    )
+
 
 OTHERS: Caption = (
     (

@@ -153,8 +153,10 @@ def objectives(drawing: Drawing) -> Picture | None:
     return Picture(
         "objective.png",
         "Training objective",
-        "what training minimises, and its labelled and unlabelled parts, in nats",
-        captions.OBJECTIVES,
+        "what training minimises"
+        + (", and its labelled and unlabelled parts" if len(metrics) > 1 else "")
+        + ", in nats",
+        captions.objectives(parts=len(metrics) > 1),
         _png(figure),
     )
 
