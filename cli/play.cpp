@@ -42,8 +42,7 @@ int play(const Arguments& arguments) {
   }
   std::printf(
       "%s: a game a row: the target, the symbol with a bar as long as the sender's probability, "
-      "the "
-      "candidates with bars as long as the receiver's; the right one is underlined\n",
+      "the candidates with bars as long as the receiver's; the right one is underlined\n",
       (out / "games.png").c_str());
   return 0;
 }

@@ -27,7 +27,10 @@ void require_same(ExperimentConfig& stored, ExperimentConfig& wanted, const RunF
     if (was != is) {
       throw InputError("option --" + old_option.name + ": expected '" + was +
                        "', with which the run in " + folder.path().string() + " began, got '" + is +
-                       "'; a resumed run keeps its options");
+                       "'; a resumed run keeps its options" +
+                       (old_option.name == "epochs"
+                            ? ", and with lr-schedule cosine its learning rates fall to 0 there"
+                            : ""));
     }
   }
 }

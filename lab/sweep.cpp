@@ -278,6 +278,7 @@ Sweep read_sweep(const fs::path& file) {
                          " (the entries at lines " + std::to_string(had->second) + " and " +
                          std::to_string(entry.line) + "): give one of them a label");
       }
+      run.place = static_cast<int64_t>(lines.size()) - 1;
       by_seed[seed].push_back(std::move(run));
       // The next combination; the last list varies fastest.
       size_t i = place.size();
@@ -452,10 +453,10 @@ class Runner {
       : request_(request), folder_{request.out}, stop_(stop), observer_(observer) {
     const int64_t cores = std::max<int64_t>(1, std::thread::hardware_concurrency());
     threads_ = std::max<int64_t>(1, (request.threads > 0 ? request.threads : cores) / request.jobs);
-    for (size_t i = 0; i < sweep.runs.size(); ++i) {
-      if (static_cast<int64_t>(i) % request.shards != request.shard) continue;
+    for (const SweepRun& run : sweep.runs) {
+      if (run.place % request.shards != request.shard) continue;
       RunStatus status;
-      status.run = &sweep.runs[i];
+      status.run = &run;
       if (finished(*status.run)) status.state = RunState::kFinished;
       status.epoch = epochs_done(*status.run);
       statuses_.push_back(status);

@@ -17,6 +17,7 @@ struct SweepRun {
   std::string experiment;  ///< "ssvae"
   std::string config;      ///< all options, as TOML
   int64_t epochs = 0;      ///< of all phases
+  int64_t place = 0;       ///< in the order of the file, by which shards are dealt out
 };
 
 /// A list of runs, made from a file such as
@@ -47,7 +48,7 @@ struct SweepRequest {
   std::string program;            ///< what each run is started with: this program's own path
   int64_t jobs = 1;               ///< runs at a time, each a process
   int64_t threads = 0;            ///< of all together; 0: a thread a core
-  int64_t shard = 0, shards = 1;  ///< of all runs, those whose place in the list mod `shards` is it
+  int64_t shard = 0, shards = 1;  ///< of all runs, those whose `place` mod `shards` is it
 };
 
 enum class RunState {

@@ -40,10 +40,10 @@ def transformed() -> bool:
 
 
 def ragged(caller: str) -> str:
-    """What is said where vmap maps a function that lists outcomes."""
+    """What is said where vmap maps a function that lists or draws outcomes."""
     return (
-        f"{caller}: vmap is not available: the mapped examples' supports differ in size; make the "
-        "mapped dimension part of the batch instead, [S, B, V] -> [S*B, V]"
+        f"{caller}: vmap is not available: outcomes are listed and drawn for one batch of scores; "
+        "make the mapped dimension part of the batch instead, [S, B, V] -> [S*B, V]"
     )
 
 
@@ -923,10 +923,24 @@ def _map_linear_cross_entropy(
     r = _front(rows, in_dims[4], size)
     if in_dims[3] is not None:
         y = targets.movedim(in_dims[3], 0)
+        _check_rows(r, y.shape[1])
         r = r + y.shape[1] * torch.arange(size, device=r.device).unsqueeze(1)
         targets = y.flatten(0, 1)
     nll = op(x.flatten(0, 1), weight, bias, targets, r.flatten())
     return nll.unflatten(0, (size, x.shape[1])), 0
+
+
+def _check_rows(rows: Tensor, end: int) -> None:
+    """The op's own check of ``rows``, which it cannot make of rows of joined batches."""
+    if rows.dtype != torch.int64:
+        raise TypeError(f"linear_cross_entropy: expected rows to be int64, got {rows.dtype}")
+    if rows.device.type != "cpu" or rows.numel() == 0:
+        return  # reading values would synchronise
+    low, high = (int(bound) for bound in torch.aminmax(rows))
+    if low < 0 or high >= end:
+        raise IndexError(
+            f"linear_cross_entropy: expected rows in 0 … {end - 1}, got {low if low < 0 else high}"
+        )
 
 
 def _map_scalar_perceptron(info: Any, in_dims: Any, e: Tensor, u: Tensor, w: Tensor) -> Any:

@@ -15,8 +15,8 @@ Independent`). Entropies and log-probabilities are in nats.
 * *torch.func*: everything that is differentiable here is so under ``grad``, ``vjp``, ``jvp``,
   ``jacrev``, ``jacfwd`` and ``hessian``, with the same values and derivatives; the supports then
   hold indicators where they held flips, n·V bytes. ``vmap`` maps :func:`sparsemap_marginals` and
-  :func:`sparsemap_loss`; what lists outcomes refuses it, since the mapped examples' supports differ
-  in size: make the mapped dimension part of the batch instead.
+  :func:`sparsemap_loss`; it maps what a :class:`Gibbs` has without listing or drawing outcomes, too.
+  What lists or draws them refuses it: make the mapped dimension part of the batch instead.
 * *torch.compile*: :func:`sparsemap_marginals` and :func:`sparsemap_loss` of the built-in structures
   stand in the graph as their registered ops (structures are constants of it, made outside), as they
   do under ``torch.export`` (not with ``strict=True``). How many outcomes a support has is known
@@ -91,6 +91,18 @@ Algorithm = Literal["active-set", "closed-form"]
 Init = Literal["map", "random"]
 
 
+def _can_be_outcomes(value: Tensor, event_dim: int, parts: int) -> bool:
+    """Whether dtype and last dimension are such as outcomes may have."""
+    if value.is_complex():
+        return False
+    return event_dim == 0 or (value.dim() > 0 and value.size(-1) == parts)
+
+
+def _none_of(value: Tensor, event_dim: int) -> Tensor:
+    shape = value.shape[: value.dim() - event_dim] if value.dim() >= event_dim else ()
+    return torch.zeros(shape, dtype=torch.bool, device=value.device)
+
+
 class _Outcomes(constraints.Constraint):
     """The outcomes of a built-in structure; of another, all vectors of bits."""
 
@@ -102,6 +114,8 @@ class _Outcomes(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
+        if not _can_be_outcomes(value, self.event_dim, self._structure.parts):
+            return _none_of(value, self.event_dim)
         if self.event_dim == 0:
             return (value % 1 == 0) & (value >= 0) & (value < self._structure.parts)
         valid = ((value == 0) | (value == 1)).all(-1)
@@ -125,6 +139,8 @@ class _Support(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
+        if not _can_be_outcomes(value, self.event_dim, self._q.parts):
+            return _none_of(value, self.event_dim)
         if self.event_dim == 0:
             outcome = (value % 1 == 0) & (value >= 0) & (value < self._q.parts)
             value = torch.where(outcome, value, 0).long()
@@ -261,7 +277,7 @@ class Distribution(torch.distributions.Distribution):
                 raise ValueError(
                     f"log_prob: expected value to hold indices (int64), got {value.dtype}"
                 )
-            shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+            shape = self._broadcast(value, value.shape)
             legal = (value >= 0) & (value < self._parts)
             requirement = f"an index in 0 ... {self._parts - 1}"
         else:
@@ -270,14 +286,9 @@ class Distribution(torch.distributions.Distribution):
                     f"log_prob: expected value to be [..., V] with V = {self._parts}, got "
                     f"{list(value.shape)}"
                 )
-            shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+            shape = self._broadcast(value, value.shape[:-1])
             legal = (value == 0) | (value == 1)
             requirement = "indicators 0 or 1"
-        if shape[-1:] != self.batch_shape:
-            raise ValueError(
-                f"log_prob: expected value to be broadcastable with B = {self.batch_size} "
-                f"examples, got {list(value.shape)}"
-            )
         if not bool(legal.all()):
             wrong = value[~legal].reshape(-1)[0].item()
             raise ValueError(f"log_prob: expected value to be {requirement}, got {wrong}")
@@ -286,6 +297,18 @@ class Distribution(torch.distributions.Distribution):
         listed = value.expand(*shape, *event).reshape(-1, self.batch_size, *event)
         outcomes = listed.transpose(0, 1).reshape(-1, *event)
         return _C._regular_assignments(outcomes, self.batch_size, self._parts), shape
+
+    def _broadcast(self, value: Tensor, shape: torch.Size) -> torch.Size:
+        try:
+            joined = torch.broadcast_shapes(shape, self.batch_shape)
+        except RuntimeError:
+            joined = torch.Size()
+        if joined[-1:] != self.batch_shape:
+            raise ValueError(
+                f"log_prob: expected value to be broadcastable with B = {self.batch_size} "
+                f"examples, got {list(value.shape)}"
+            )
+        return joined
 
     def enumerate(self, limit: int = 65536) -> SparseDistribution:
         """The outcomes of non-zero probability, listed. Raises, naming the size, if a dense
@@ -924,6 +947,11 @@ def _loss(
     max_iterations: int,
 ) -> Tensor:
     """SparseMAP's loss in operations that torch.func and torch.compile know."""
+    if not isinstance(target, Tensor):
+        raise TypeError(
+            f"{caller}(): argument 'target' (position 3) must be Tensor, not "
+            f"{type(target).__name__}"
+        )
     scores = _float32_under_autocast(scores)
     marginals = _marginals(caller, structure, scores, encoding, tolerance, max_iterations)
     if target.shape != scores.shape:

@@ -206,13 +206,18 @@ class Estimator(_Part):
         _refuse_transforms("Estimator.distribution")
         return _wrap(self._impl.distribution(structure, scores), structure, scores)
 
+    @breaks_graph
     def evaluations(self, structure: Structure, scores: Tensor) -> Tensor:
         """The loss evaluations that :meth:`estimate` makes, per example: [B] int64."""
-        return cast(Tensor, self._impl.evaluations(_structure("evaluations", structure), scores))
+        structure = _structure("evaluations", structure)
+        _refuse_transforms("Estimator.evaluations")
+        return cast(Tensor, self._impl.evaluations(structure, scores))
 
+    @breaks_graph
     def supervised_loss(self, scores: Tensor, target: Tensor) -> Tensor:
         """The loss that trains a classifier under this estimator's own map: cross-entropy for
         softmax, the sparsemax loss for sparsemax. scores: [B, K], target: [B] int64 -> [B]."""
+        _refuse_transforms("Estimator.supervised_loss")
         return cast(Tensor, self._impl.supervised_loss(scores, target))
 
     def check(self, structure: Structure) -> None:

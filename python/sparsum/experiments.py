@@ -165,7 +165,8 @@ def train(
         config: a TOML file with options, such as another run's ``config.toml``, or a mapping of
             them; ``options`` win.
         resume: go on with the run in the folder, with its own options: those given must agree with
-            them, but for ``epochs``, ``data``, ``threads`` and ``checkpoint_every``.
+            them, but for ``data``, ``threads``, ``checkpoint_every`` and, unless ``lr_schedule`` is
+            ``"cosine"``, ``epochs``.
         progress: True prints a line an epoch to ``sys.stderr``; a function is called with a
             :class:`Progress` at the end of every epoch and up to ten times a second within it, on
             the training thread. What it raises stops training, with the state saved, and is raised

@@ -2,7 +2,8 @@
 
 A run folder holds ``config.toml`` (the options), ``metrics.jsonl`` (one row an epoch),
 ``timing.jsonl`` (seconds, kept apart so that metrics repeat to the byte), ``summary.json`` (the
-final numbers, once the run has finished) and ``images/*.png``. Nested numbers are flattened to
+final numbers, once the run has finished) and ``images/*.png``, some with the numbers that they show
+beside them as ``images/*.json``. Nested numbers are flattened to
 dotted names: ``{"validation": {"accuracy": 0.9}}`` becomes ``"validation.accuracy"``; so a new
 experiment with other metrics needs no new reader.
 

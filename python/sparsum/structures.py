@@ -5,7 +5,7 @@ in R^V give it the score ⟨a_z, t⟩. Batched methods (the oracles) take scores
 finite or −inf (which forbids every outcome with that part), and are deterministic: ties go to the
 outcome that is first in the structure's order. NaN and +inf are errors that name the row; where
 reading the values would make a device wait, and in ``log_partition``, ``marginals`` and ``entropy``
-of a Categorical and a BitVector, they spread, as in a softmax.
+of a Categorical and a BitVector, NaN spreads, as in a softmax, and +inf is not looked for.
 
 >>> import torch
 >>> from sparsum.structures import Subset

@@ -36,7 +36,8 @@ double log_binomial(int64_t n, int64_t k) {
 
 /// Throws, naming the first row with NaN, +∞ or fewer than `least` finite scores, on the CPU.
 void check_rows(const std::string& caller, const at::Tensor& t, int64_t least) {
-  if (!t.is_cpu()) return;  // reading values would synchronise
+  // Reading values would synchronise, and under vmap there are none to be read.
+  if (!t.is_cpu() || t.key_set().has(c10::DispatchKey::FuncTorchBatched)) return;
   const at::Tensor illegal = (t < INFINITY).all(1).logical_not();
   const at::Tensor too_few = t.isfinite().sum(1) < least;
   const at::Tensor rows = illegal.logical_or(too_few).nonzero();

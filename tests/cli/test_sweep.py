@@ -186,6 +186,31 @@ def test_a_shard_is_a_place_and_a_number(sparsum: Sparsum, tmp_path: Path, shard
     assert f"expected I/N with 0 <= I < N, got '{shard}'" in result.stderr
 
 
+def test_what_is_kept_of_a_sweep_makes_its_page_again(sparsum: Sparsum, tmp_path: Path):
+    study = write(tmp_path, "[[runs]]\nseed = [0, 1]\n")
+    assert sparsum("sweep", study, "--out", tmp_path / "out").returncode == 0
+    keep = ROOT / "scripts/keep_results.sh"
+    result = subprocess.run(
+        [keep, "out", "kept"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0 and result.stdout == "kept: 2 runs\n", result.stderr
+    names = sorted(path.name for path in (tmp_path / "kept/runs/ssvae-mnist-sparsemax-s0").iterdir())
+    assert names == ["config.toml", "metrics.jsonl", "summary.json", "timing.jsonl"]
+    tables = []
+    for folder in ("out", "kept"):
+        page = tmp_path / f"page-{folder}"
+        subprocess.run(
+            [sys.executable, "-m", "sparsum.report", str(tmp_path / folder), "--out", str(page)],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
+            capture_output=True,
+            check=True,
+        )
+        tables.append((page / "table-ssvae.csv").read_bytes())
+    assert tables[0] == tables[1]
+    result = subprocess.run([keep, "kept/runs", "x"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and "found no sweep.json" in result.stderr
+
+
 SMALLER = {
     "ssvae": {
         "split": "stratified",

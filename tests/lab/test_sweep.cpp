@@ -148,6 +148,17 @@ TEST(Sweep, ThePublishedStudiesAreRead) {
     for (const SweepRun& run : sweep.runs) labels.insert(run.label);
     const size_t seeds = name == "signal-grid" ? 1 : name == "quick" ? 2 : 10;
     EXPECT_EQ(labels.size(), runs / seeds);
+    // Dealt out by their places in the file, no method's seeds go to one shard alone.
+    std::set<int64_t> places;
+    std::map<std::string, std::set<int64_t>> shards;
+    for (const SweepRun& run : sweep.runs) {
+      places.insert(run.place);
+      shards[run.label].insert(run.place % 8);
+    }
+    EXPECT_EQ(places.size(), runs);
+    EXPECT_EQ(*places.rbegin(), static_cast<int64_t>(runs) - 1);
+    for (const auto& [label, own] : shards)
+      EXPECT_GE(own.size(), std::min<size_t>(seeds, 8)) << label;
   }
 }
 

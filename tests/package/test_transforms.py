@@ -319,6 +319,22 @@ def test_linear_cross_entropy_under_vmap(mapped):
             torch.testing.assert_close(got[i], tensor.grad)
 
 
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (torch.tensor([[0, 1], [-1, 0]]), IndexError, "rows in 0 … 1, got -1"),
+        (torch.tensor([[0, 2], [1, 0]]), IndexError, "rows in 0 … 1, got 2"),
+        (torch.tensor([[0, 1], [1, 0]], dtype=torch.int32), TypeError, "rows to be int64"),
+    ],
+)
+def test_linear_cross_entropy_checks_mapped_rows(rows, error, message):
+    targets = torch.zeros(2, 2, 3, dtype=torch.long)
+    with pytest.raises(error, match=message):
+        vmap(sparsum.linear_cross_entropy, (0, None, None, 0, 0))(
+            randn(2, 2, 3, 4), randn(5, 4), randn(5), targets, rows
+        )
+
+
 @pytest.mark.parametrize("in_dims", [(0, None, None), (1, None, None), (None, 0, 0), (0, 0, None)])
 def test_scalar_perceptron_under_vmap(in_dims):
     e = randn(3, 2) if in_dims[0] is None else randn(5, 3, 2).movedim(0, in_dims[0])
@@ -761,7 +777,7 @@ def test_autocast_runs_in_float32(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
-@pytest.mark.parametrize("name", [n for n in (*DENSE, *LISTED) if not n.startswith("expectation")])
+@pytest.mark.parametrize("name", [n for n in (*DENSE, *LISTED) if not n.startswith(("expectation", "log_prob"))])
 def test_autocast_runs_structures_in_float32(name, dtype):
     function, scores = {**DENSE, **LISTED}[name], POINT.to(dtype)
     narrow, wide = scores.clone().requires_grad_(), scores.float().requires_grad_()
@@ -769,14 +785,13 @@ def test_autocast_runs_structures_in_float32(name, dtype):
         result = function(narrow)
         double = function(POINT)
     expected = function(wide)
-    if "log_prob" not in name:
-        assert result.dtype == torch.float
-        torch.testing.assert_close(result, expected)
-        assert double.dtype == torch.double
-        for r in (result, expected):
-            (r**2).sum().backward()
-        assert narrow.grad.dtype == dtype
-        torch.testing.assert_close(narrow.grad, wide.grad.to(dtype))
+    assert result.dtype == torch.float
+    torch.testing.assert_close(result, expected)
+    assert double.dtype == torch.double
+    for r in (result, expected):
+        (r**2).sum().backward()
+    assert narrow.grad.dtype == dtype
+    torch.testing.assert_close(narrow.grad, wide.grad.to(dtype))
 
 
 def test_what_reads_values_is_refused_under_torch_func() -> None:
@@ -794,10 +809,34 @@ def test_what_reads_values_is_refused_under_torch_func() -> None:
     for name, function in {
         "expectation: max_evaluations_per_chunk > 0": chunked,
         "Estimator.estimate": lambda s: estimator.estimate(structure, s, cost).objective.sum(),
+        "Estimator.supervised_loss": lambda s: estimator.supervised_loss(
+            s, torch.tensor([0, 1])
+        ).sum(),
         "Estimator.distribution": lambda s: estimator.distribution(structure, s).entropy().sum(),
     }.items():
         with pytest.raises(RuntimeError, match=f"^{name} is not available under torch.func"):
             torch.func.grad(function)(scores)
+
+
+@pytest.mark.parametrize(
+    "structure", [sparsum.BitVector(5), sparsum.Budget(5, 2), sparsum.Categorical(5)]
+)
+def test_vmap_of_gibbs_distributions(structure) -> None:
+    scores = torch.randn(3, 2, 5, dtype=torch.double)
+
+    def both(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q = sparsum.Gibbs(structure, s)
+        return q.entropy(), q.marginals()
+
+    entropy, marginals = vmap(both)(scores)
+    for i in range(3):
+        expected = both(scores[i])
+        torch.testing.assert_close(entropy[i], expected[0])
+        torch.testing.assert_close(marginals[i], expected[1])
+    for drawn in (lambda s: sparsum.Gibbs(structure, s).sample(),
+                  lambda s: sparsum.Gibbs(structure, s).mode):  # fmt: skip
+        with pytest.raises(RuntimeError, match="vmap is not available: outcomes are listed and"):
+            vmap(drawn)(scores)
 
 
 def test_expectations_and_estimators_break_the_graph_and_say_so(

@@ -45,6 +45,25 @@ def test_a_row_for_each_symbol_and_a_strong_cell_for_its_concept(tmp_path):
     assert left and right and max(left) < min(right)
 
 
+def test_of_many_concepts_the_strongest_are_shown(tmp_path):
+    # Symbol i says concept 10 i, and nobody says the others.
+    shares = [[float(c == 10 * i) for c in range(463)] for i in range(40)]
+    table = heat_map.SymbolTable(
+        list(range(40)), [1 / 40] * 40, [f"concept {c}" for c in range(463)], shares
+    )
+    with Image.open(BytesIO(heat_map.draw(table))) as picture:
+        pixels = picture.convert("RGB")
+    # A diagonal of dark cells: as many columns as there are rows are dark somewhere.
+    dark = {
+        (x, y)
+        for x in range(0, int(0.85 * pixels.width), 3)
+        for y in range(0, pixels.height, 3)
+        if (p := pixels.getpixel((x, y)))[0] < 20 and p[2] > 80
+    }
+    rows = {y for _, y in dark}
+    assert len(rows) > 0.5 * (max(rows) - min(rows)) / 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -150,7 +150,7 @@ _SYMBOL_IMAGES = {
     "symbols-concepts": (
         "Symbols and concepts",
         "Each row is one symbol, the most used first, each column one concept. The stronger a"
-        " cell's colour, the larger that concept's share among the images that the symbol is said"
+        " cell's colour (in a grey picture: the brighter a cell), the larger that concept's share among the images that the symbol is said"
         " of. Look for one strong cell a row: a row of pale ones is a symbol that says little, and"
         " several rows with the same concept are synonyms, or tell apart what has no name.",
     ),

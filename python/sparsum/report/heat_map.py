@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+
+
+MOST_CONCEPTS = 40
 
 
 @dataclass(frozen=True)
@@ -46,25 +48,30 @@ def read(path: Path) -> SymbolTable:
 
 
 def draw(table: SymbolTable) -> bytes:
-    """As PNG: a row a symbol, a column a concept; colour is p(concept | symbol)."""
+    """As PNG: a row a symbol, a column a concept; colour is p(concept | symbol). Of many concepts
+    only those are shown that are the largest share of some symbol, or nearest to it."""
     import matplotlib
-
-    from sparsum.report import style
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    # Concepts next to the symbols that mean them: in the order of their most used symbol.
+    from sparsum.report import figures, style
+
+    # Each concept beside those whose strongest symbol is as much used.
+    strongest = [max(column) for column in zip(*table.shares, strict=True)]
+    shown = sorted(range(len(strongest)), key=lambda concept: -strongest[concept])[:MOST_CONCEPTS]
+    left_out = len(strongest) - len(shown)
     order = sorted(
-        range(len(table.concepts)),
-        key=lambda concept: max(range(len(table.shares)), key=lambda i: table.shares[i][concept]),
+        shown,
+        key=lambda concept: max(range(len(table.shares)), key=lambda i: table.shares[i][concept])
+        if strongest[concept] > 0
+        else len(table.shares),
     )
     shares = [[row[concept] for concept in order] for row in table.shares]
     rows, columns = len(shares), len(order)
-    with pyplot.rc_context(style.RC):
+    with matplotlib.rc_context(style.RC):
         height = max(3.6, 1.9 + 0.19 * rows)
-        figure, axes = pyplot.subplots(figsize=(style.WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(columns), [table.concepts[concept] for concept in order])
         axes.tick_params(axis="x", labeltop=True, labelbottom=False, top=False, bottom=False)
@@ -74,6 +81,8 @@ def draw(table: SymbolTable) -> bytes:
         axes.set_yticks(range(rows), names, fontsize=8)
         axes.tick_params(axis="y", length=0)
         axes.set_ylabel("symbol · share of games")
+        if left_out > 0:
+            axes.set_xlabel(f"and {left_out:,} concepts with smaller shares")
         axes.grid(visible=False)
         for side in axes.spines.values():
             side.set_visible(False)
@@ -85,7 +94,4 @@ def draw(table: SymbolTable) -> bytes:
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
         bar.set_label("share of the concept")
         bar.outline.set_visible(False)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=style.DPI)
-        pyplot.close(figure)
-    return content.getvalue()
+        return figures.to_bytes(figure, "png")

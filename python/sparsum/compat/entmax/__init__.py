@@ -167,7 +167,7 @@ def normmax_bisect(
 
 
 def _normmax(X: Tensor, alpha: Tensor, dim: int) -> Tensor:
-    if not torch.compiler.is_dynamo_compiling() and _transforms._transformed():
+    if not torch.compiler.is_dynamo_compiling() and _transforms.transformed():
         return _transforms.Normmax.apply(X, alpha, dim)
     return _registered.normmax(X, alpha, dim)
 
@@ -195,7 +195,7 @@ def budget_bisect(
 
 
 def _budget_sparsemax(X: Tensor, budget: Tensor, dim: int) -> Tensor:
-    if not torch.compiler.is_dynamo_compiling() and _transforms._transformed():
+    if not torch.compiler.is_dynamo_compiling() and _transforms.transformed():
         return _transforms.BudgetSparsemax.apply(X, budget, dim)
     return _registered.budget_sparsemax(X, budget, dim)
 
