@@ -16,6 +16,7 @@
 #include <cmath>
 #include <limits>
 #include <sstream>
+#include <string_view>
 
 namespace sparsum::lab {
 namespace {
@@ -23,20 +24,41 @@ namespace {
 constexpr int64_t kEvaluationBatch = 250;
 constexpr int64_t kTopographicGames = 1000;
 
-/// What a method was trained with: Correia et al. (2020, appendix) on features of ImageNet; on the
-/// default data the sparse ones get a smaller reward of entropy (docs/results.md says why).
 struct Hyperparameters {
   double learning_rate, entropy_weight;
 };
+
+/// A method's on feature files, as Correia et al. (2020, appendix) had them for ImageNet, and on
+/// digits and clothes, as sweeps/signal-grid.toml found them (docs/results.md).
+struct Tuned {
+  std::string_view estimator, loss;  ///< loss: "" for both
+  Hyperparameters features, images;
+};
+
+constexpr Hyperparameters kSparseFeatures = {5e-3, 0.1}, kSparseImages = {1e-3, 0.03};
+constexpr Tuned kTuned[] = {
+    {"sparsemax", "", kSparseFeatures, kSparseImages},
+    {"entmax", "", kSparseFeatures, kSparseImages},
+    {"top-k", "", kSparseFeatures, kSparseImages},
+    {"top-k-adaptive", "", kSparseFeatures, kSparseImages},
+    {"sparsemap", "", kSparseFeatures, kSparseImages},
+    {"dense", "", {1e-3, 0.1}, {5e-3, 0.03}},
+    {"nvil", "", {1e-3, 0.1}, {1e-3, 0.01}},
+    {"gumbel", "", {1e-3, 0.01}, {1e-3, 0.01}},
+    {"st-gumbel", "", {1e-3, 0.01}, {1e-3, 0.01}},
+    {"sfe", "zero-one", {1e-3, 0.01}, {2e-3, 0.03}},
+    {"sfe-plus", "zero-one", {1e-3, 0.05}, {5e-3, 0.03}},
+    {"", "", {1e-3, 0.05}, {1e-3, 0.1}},  // sfe, and all others
+};
+
 Hyperparameters hyperparameters(const std::string& estimator, const std::string& loss,
                                 bool features) {
-  for (const char* sparse : {"sparsemax", "entmax", "top-k", "top-k-adaptive", "sparsemap"}) {
-    if (estimator == sparse) return {5e-3, features ? 0.1 : 0.02};
+  for (const Tuned& tuned : kTuned) {
+    if (!tuned.estimator.empty() && tuned.estimator != estimator) continue;
+    if (!tuned.loss.empty() && tuned.loss != loss) continue;
+    return features ? tuned.features : tuned.images;
   }
-  if (estimator == "dense" || estimator == "nvil") return {1e-3, 0.1};
-  if (estimator == "gumbel" || estimator == "st-gumbel") return {1e-3, 0.01};
-  if (estimator == "sfe" && loss == "zero-one") return {1e-3, 0.01};
-  return {1e-3, 0.05};
+  return {};  // the last row is for all
 }
 
 /// Of Gumbel-Softmax, a step, renewed every 1,000 steps.
