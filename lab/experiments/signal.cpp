@@ -44,7 +44,7 @@ constexpr Tuned kTuned[] = {
     {"sparsemap", "", kSparseFeatures, kSparseImages},
     {"dense", "", {1e-3, 0.1}, {5e-3, 0.03}},
     {"nvil", "", {1e-3, 0.1}, {1e-3, 0.01}},
-    {"gumbel", "", {1e-3, 0.01}, {1e-3, 0.01}},
+    {"gumbel", "", {1e-3, 0.01}, {5e-3, 0.1}},
     {"st-gumbel", "", {1e-3, 0.01}, {1e-3, 0.01}},
     {"sfe", "zero-one", {1e-3, 0.01}, {2e-3, 0.03}},
     {"sfe-plus", "zero-one", {1e-3, 0.05}, {5e-3, 0.03}},
