@@ -1,14 +1,14 @@
-// A training step of the semi-supervised VAE by sparse marginalization against the same step by
-// dense marginalization and by the score function, from the same trained model on the same batches.
+// A training step by sparse marginalization against the same step by dense marginalization and by
+// the score function, from the same trained model on the same batches.
 //
-//   bench_ssvae_step RUN [THREADS]
+//   bench_training_step RUN [THREADS]
 //
-// RUN is a finished run of `sparsum train ssvae`. The estimators take turns, a few steps at a time;
-// the median over the turns is what counts.
+// RUN is a run of `sparsum train ssvae` or `sparsum train signal`. The estimators take turns, a few
+// steps at a time; the median over the turns is what counts.
 
 #include "lab/adam.h"
 #include "lab/checkpoint.h"
-#include "lab/experiments/ssvae.h"
+#include "lab/experiment.h"
 #include "lab/run_folder.h"
 
 #include <ATen/Parallel.h>
@@ -94,7 +94,7 @@ int main(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 64 << 20);
   if (argc < 2 || argc > 3) {
-    std::fprintf(stderr, "usage: bench_ssvae_step RUN [THREADS]\n");
+    std::fprintf(stderr, "usage: bench_training_step RUN [THREADS]\n");
     return 2;
   }
   const int64_t threads = argc > 2 ? std::stoll(argv[2]) : 1;
