@@ -23,6 +23,7 @@ void add_evaluate(CLI::App& program, Command& chosen) {
   add_run(*command, "run", "folder of the run", arguments->run, arguments->checkpoint);
   command->add_flag("--json", arguments->json, "print the results as JSON");
   add_run_options(*command, arguments->settings);
+  add_evaluation_options(*command, arguments->settings);
   command->callback([arguments, &chosen] {
     chosen = [arguments] {
       const lab::Json result =

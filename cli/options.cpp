@@ -1,5 +1,7 @@
 #include "cli/options.h"
 
+#include "lab/experiment.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <limits>
@@ -42,20 +44,25 @@ std::string help(const lab::Option& option) {
   return option.description + " [" + notes + "]";
 }
 
+void add_option(CLI::App& command, const lab::Option& option, lab::Settings& settings) {
+  command
+      .add_option_function<std::string>(
+          "--" + option.name,
+          [&settings, name = option.name](const std::string& text) {
+            settings.emplace_back(name, text);
+          },
+          help(option))
+      ->take_last()  // as the last of a shell's words wins everywhere: aliases can be overridden
+      ->type_name(type_name(option));
+}
+
 }  // namespace
 
 void add_options(CLI::App& command, const lab::Options& options, lab::Settings& settings,
                  const std::vector<std::string>& skip) {
   for (const lab::Option& option : options.all()) {
     if (std::find(skip.begin(), skip.end(), option.name) != skip.end()) continue;
-    const std::string name = option.name;
-    command
-        .add_option_function<std::string>(
-            "--" + name,
-            [&settings, name](const std::string& text) { settings.emplace_back(name, text); },
-            help(option))
-        ->take_last()  // as the last of a shell's words wins everywhere: aliases can be overridden
-        ->type_name(type_name(option));
+    add_option(command, option, settings);
   }
 }
 
@@ -69,11 +76,33 @@ void add_run(CLI::App& command, const std::string& name, const std::string& desc
 }
 
 void add_run_options(CLI::App& command, lab::Settings& settings, std::vector<std::string> skip) {
-  skip.insert(skip.end(), {"seed", "checkpoint-every", "lr-schedule"});
   lab::RunConfig defaults;
   lab::Options options;
   defaults.declare(options);
+  for (const lab::Option& option : options.all()) {
+    if (!option.after_training) skip.push_back(option.name);
+  }
   add_options(command, options, settings, skip);
+}
+
+void add_evaluation_options(CLI::App& command, lab::Settings& settings) {
+  lab::RunConfig of_every_run;
+  lab::Options common;
+  of_every_run.declare(common);
+  const auto is_common = [&](const lab::Option& option) {
+    return std::any_of(common.all().begin(), common.all().end(),
+                       [&](const lab::Option& other) { return other.name == option.name; });
+  };
+  for (const auto& [name, description] : lab::experiments()) {
+    const auto config = lab::make_config(name);
+    lab::Options options = config->options();
+    for (lab::Option option : options.all()) {
+      if (!option.after_training || is_common(option)) continue;
+      option.description = "of " + name + ": " + option.description;
+      option.default_text = "the run's";
+      add_option(command, option, settings);
+    }
+  }
 }
 
 }  // namespace sparsum::cli

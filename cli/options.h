@@ -20,9 +20,13 @@ void add_options(CLI::App& command, const lab::Options& options, lab::Settings& 
 void add_run(CLI::App& command, const std::string& name, const std::string& description,
              std::filesystem::path& folder, std::string& checkpoint);
 
-/// Adds a flag for every option of a run that may be another when its model is used than it was in
-/// training, but those in `skip`.
+/// Adds a flag for every option of any run that may be another when its model is used than it was
+/// in training, but those in `skip`.
 void add_run_options(CLI::App& command, lab::Settings& settings,
                      std::vector<std::string> skip = {});
+
+/// The same for those that only some experiments have, what their models are evaluated on; a run of
+/// another experiment refuses them.
+void add_evaluation_options(CLI::App& command, lab::Settings& settings);
 
 }  // namespace sparsum::cli

@@ -37,12 +37,15 @@ void RunConfig::declare(Options& options) {
   options.add("seed", &seed, "seed of everything random: parameters, batches, pixels, samples", "",
               0, kMany);
   options.add("data", &data, "folder with mnist/, fashion-mnist/ and mnist-splits/")
-      .describe_default("$SPARSUM_DATA, else ~/.local/share/sparsum");
-  options.add("device", &device, "where the model is: cpu, cuda or cuda:INDEX");
+      .describe_default("$SPARSUM_DATA, else ~/.local/share/sparsum")
+      .also_after_training();
+  options.add("device", &device, "where the model is: cpu, cuda or cuda:INDEX")
+      .also_after_training();
   options
       .add("threads", &threads, "threads of LibTorch; the same number gives the same bits",
            "threads", 0, 4096)
-      .describe_default("0: one a core");
+      .describe_default("0: one a core")
+      .also_after_training();
   options.add("checkpoint-every", &checkpoint_every,
               "saves the state also inside epochs, each time that many steps are done; 0: never",
               "steps", 0, kMany);

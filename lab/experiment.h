@@ -42,6 +42,7 @@ struct Phase {
   bool cosine = false;
 };
 
+/// An image that a run leaves in its folder.
 struct Picture {
   std::string name;        ///< its file's, without ".png"
   at::Tensor image;        ///< uint8, as write_png takes it

@@ -23,6 +23,7 @@ struct Option {
   std::string default_text;          ///< the default, as TOML; filled in by Options::add
   double minimum, maximum;           ///< numbers: the closed range
   std::vector<std::string> choices;  ///< strings: the allowed values, or empty
+  bool after_training = false;       ///< may be another when a finished run is loaded
 };
 
 /// The options of one experiment, bound to a config's fields.
@@ -40,6 +41,13 @@ class Options {
   /// ("auto: …").
   Options& describe_default(std::string text) {
     options_.back().default_text = std::move(text);
+    return *this;
+  }
+
+  /// The option that was added last says where, or on how much, a model is evaluated: it may be
+  /// another when a finished run is loaded than it was in training.
+  Options& also_after_training() {
+    options_.back().after_training = true;
     return *this;
   }
 

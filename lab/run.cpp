@@ -35,6 +35,23 @@ void require_same(ExperimentConfig& stored, ExperimentConfig& wanted, const RunF
   }
 }
 
+/// Sets options of a finished run anew. Refuses those that its model was made with.
+void apply_after_training(ExperimentConfig& config, const Settings& settings) {
+  Options options = config.options();
+  for (const auto& [name, text] : settings) {
+    std::string free;
+    bool fixed = false;
+    for (const Option& option : options.all()) {
+      fixed |= option.name == name && !option.after_training;
+      if (option.after_training) free += (free.empty() ? "" : ", ") + option.name;
+    }
+    if (fixed) {
+      throw InputError("option --" + name + ": a trained model keeps it; others may be " + free);
+    }
+    options.set(name, text);
+  }
+}
+
 }  // namespace
 
 TrainResult train(const TrainRequest& request, const std::atomic<bool>& stop,
@@ -75,10 +92,7 @@ LoadedRun load_run(const std::filesystem::path& path, const std::string& checkpo
   const RunFolder folder = RunFolder::of_existing_run(path);
   LoadedRun run;
   run.config = read_config(folder.config());
-  {
-    Options options = run.config->options();
-    for (const auto& [name, text] : settings) options.set(name, text);
-  }
+  apply_after_training(*run.config, settings);
   run.config->resolve();
   run.checkpoint = find_checkpoint(folder, checkpoint);
   run.experiment = run.config->make();

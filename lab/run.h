@@ -48,14 +48,14 @@ struct LoadedRun {
   std::unique_ptr<Experiment> experiment;
   std::filesystem::path checkpoint;
 };
-/// checkpoint: as for find_checkpoint. settings: options that win over the run's own. Throws
-/// InputError.
+/// checkpoint: as for find_checkpoint. settings: options that win over the run's own, of those that
+/// may be others after training. Throws InputError.
 LoadedRun load_run(const std::filesystem::path& folder, const std::string& checkpoint,
                    const Settings& settings);
 
 /// Evaluates a run's checkpoint on the test images again: the one named, or "best", or "last" where
-/// there is no best one yet. settings: `data`, `device`, `threads`. Returns {"run", "checkpoint",
-/// "test"}. Throws InputError.
+/// there is no best one yet. settings: as for load_run. Returns {"run", "checkpoint", "test"}.
+/// Throws InputError.
 Json evaluate_run(const std::filesystem::path& folder, const std::string& checkpoint,
                   const Settings& settings);
 

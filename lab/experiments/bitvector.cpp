@@ -80,10 +80,12 @@ Options BitvectorConfig::options() {
   declare_estimator_options(o, estimator);
   o.add("importance-samples", &importance_samples,
         "draws per test image for the negative log-likelihood; 0: do not estimate it", "draws", 0,
-        kMany);
+        kMany)
+      .also_after_training();
   o.add("importance-images", &importance_images,
         "how many of the test images, the first ones, it is estimated on", "images", 0, kMany)
-      .describe_default("0: all");
+      .describe_default("0: all")
+      .also_after_training();
   o.add("max-evaluations-per-chunk", &max_evaluations_per_chunk,
         "bounds memory: losses evaluated at once, recomputed in the backward pass; 0: no bound",
         "evaluations", 0, kMany);

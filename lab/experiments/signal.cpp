@@ -135,9 +135,11 @@ Options SignalConfig::options() {
   o.add("validation-share", &validation_share,
         "share of each concept's training images that is set aside for validation", "", 0.0, 0.9);
   o.add("validation-games", &validation_games, "the fixed games of validation, the first so many",
-        "games", 1, kMany);
+        "games", 1, kMany)
+      .also_after_training();
   o.add("test-games", &test_games, "the fixed games of the test, the first so many", "games", 1,
-        kMany);
+        kMany)
+      .also_after_training();
   declare_estimator_options(o, estimator);
   o.add("max-evaluations-per-chunk", &max_evaluations_per_chunk,
         "bounds memory: losses evaluated at once, recomputed in the backward pass; 0: no bound",

@@ -295,21 +295,29 @@ class Model:
         return self._compiled.encode(torch.as_tensor(images))["mode"]
 
     def evaluate(
-        self, split: str = "test", *, data: str | os.PathLike[str] | None = None
+        self,
+        split: str = "test",
+        *,
+        data: str | os.PathLike[str] | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """The metrics on ``"test"`` or ``"validation"`` again, as ``summary.json`` has them.
 
         Args:
             data: the folder with the data sets; by default the run's own.
+            options: what the model is evaluated on, where it should be other than the run's own:
+                ``importance_images`` and ``importance_samples`` of ``bitvector``, ``test_games``
+                and ``validation_games`` of ``signal``.
 
-        Raises InputError where the data are missing, ValueError for another split, and
-        FloatingPointError for metrics that are not finite.
+        Raises InputError where the data are missing or for an option that a trained model keeps,
+        ValueError for another split, and FloatingPointError for metrics that are not finite.
         """
         if split not in ("test", "validation"):
             raise ValueError(f"evaluate: expected split 'test' or 'validation', got {split!r}")
         settings = list(self._settings)
         if data is not None:
             settings.append(("data", os.fspath(data)))
+        settings += [_setting(name, value, "evaluate") for name, value in options.items()]
         return json.loads(
             _lab.evaluate(str(self.run), self.checkpoint.stem, settings, split)
         )
@@ -377,7 +385,7 @@ _MODELS: dict[str, type[Model]] = {
 }
 
 
-def _setting(name: str, value: Any) -> tuple[str, str]:
+def _setting(name: str, value: Any, caller: str = "train") -> tuple[str, str]:
     """An option as the command line would have it."""
     name = name.replace("_", "-")
     if not isinstance(value, (bool, int, float, str)) and getattr(value, "shape", None) == ():
@@ -389,7 +397,7 @@ def _setting(name: str, value: Any) -> tuple[str, str]:
     if isinstance(value, (str, os.PathLike)):
         return name, os.fspath(value)
     raise TypeError(
-        f"train: expected option {name} to be a bool, a number, a text or a path, got "
+        f"{caller}: expected option {name} to be a bool, a number, a text or a path, got "
         f"{type(value).__name__}"
     )
 

@@ -42,6 +42,12 @@ def test_trains_evaluates_encodes_and_decodes(sparsum: Sparsum, tmp_path: Path) 
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["test"]) >= {"elbo", "rate", "distortion", "evaluations", "exact", "nll"}
     assert json.loads(sparsum("evaluate", out, "--json").stdout)["test"] == summary["test"]
+    more = sparsum("evaluate", out, "--json", "--importance-images", 20, "--importance-samples", 8)
+    nll = json.loads(more.stdout)["test"].pop("nll")
+    assert (nll["images"], nll["samples"]) == (20, 8)
+    assert nll["nats"] != summary["test"]["nll"]["nats"]
+    refused = sparsum("evaluate", out, "--test-games", 5)
+    assert refused.returncode == 2 and "unknown option --test-games" in refused.stderr
 
     write_npy(tmp_path / "images.npy", (3, 28, 28), bytes(i * 7 % 256 for i in range(3 * 784)))
     result = sparsum("encode", out, "images.npy", "-o", "codes.npy", "--support", "support.npz")

@@ -368,6 +368,15 @@ def test_evaluate_repeats_the_summary(runs: dict[str, sparsum.Run]) -> None:
         sparsum.load(runs["ssvae"]).evaluate("train")
 
 
+def test_evaluate_on_more_than_the_run(runs: dict[str, sparsum.Run]) -> None:
+    found = sparsum.load(runs["bitvector"]).evaluate(importance_images=3, importance_samples=5)
+    assert (found["nll"]["images"], found["nll"]["samples"]) == (3, 5)
+    with pytest.raises(sparsum.InputError, match="--bits: a trained model keeps it; others may be"):
+        sparsum.load(runs["bitvector"]).evaluate(bits=4)
+    with pytest.raises(TypeError, match="evaluate: expected option importance-images to be"):
+        sparsum.load(runs["bitvector"]).evaluate(importance_images=[3])
+
+
 def test_ssvae_gives_classes_and_draws_images(runs: dict[str, sparsum.Run]) -> None:
     model = sparsum.load(runs["ssvae"])
     assert isinstance(model, experiments.SsvaeModel)
