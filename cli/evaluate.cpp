@@ -1,6 +1,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "lab/experiment.h"
 
 #include <CLI/CLI.hpp>
 
@@ -8,6 +9,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace sparsum::cli {
 
@@ -23,7 +25,9 @@ void add_evaluate(CLI::App& program, Command& chosen) {
   add_run(*command, "run", "folder of the run", arguments->run, arguments->checkpoint);
   command->add_flag("--json", arguments->json, "print the results as JSON");
   add_run_options(*command, arguments->settings);
-  add_evaluation_options(*command, arguments->settings);
+  std::vector<std::string> all;
+  for (const auto& [name, description] : lab::experiments()) all.push_back(name);
+  add_evaluation_options(*command, arguments->settings, all);
   command->callback([arguments, &chosen] {
     chosen = [arguments] {
       const lab::Json result =

@@ -45,15 +45,16 @@ std::string help(const lab::Option& option) {
 }
 
 void add_option(CLI::App& command, const lab::Option& option, lab::Settings& settings) {
-  command
-      .add_option_function<std::string>(
-          "--" + option.name,
-          [&settings, name = option.name](const std::string& text) {
-            settings.emplace_back(name, text);
-          },
-          help(option))
-      ->take_last()  // as the last of a shell's words wins everywhere: aliases can be overridden
-      ->type_name(type_name(option));
+  const bool is_switch = std::holds_alternative<bool*>(option.target);
+  CLI::Option* added = command.add_option_function<std::string>(
+      "--" + option.name,
+      [&settings, is_switch, name = option.name](const std::string& text) {
+        settings.emplace_back(name, is_switch && text.empty() ? "true" : text);
+      },
+      help(option));
+  added->take_last();  // as the last of a shell's words wins everywhere: aliases can be overridden
+  added->type_name(type_name(option));
+  if (is_switch) added->expected(0, 1);  // alone it means true
 }
 
 }  // namespace
@@ -85,7 +86,8 @@ void add_run_options(CLI::App& command, lab::Settings& settings, std::vector<std
   add_options(command, options, settings, skip);
 }
 
-void add_evaluation_options(CLI::App& command, lab::Settings& settings) {
+void add_evaluation_options(CLI::App& command, lab::Settings& settings,
+                            const std::vector<std::string>& experiments) {
   lab::RunConfig of_every_run;
   lab::Options common;
   of_every_run.declare(common);
@@ -93,12 +95,12 @@ void add_evaluation_options(CLI::App& command, lab::Settings& settings) {
     return std::any_of(common.all().begin(), common.all().end(),
                        [&](const lab::Option& other) { return other.name == option.name; });
   };
-  for (const auto& [name, description] : lab::experiments()) {
+  for (const std::string& name : experiments) {
     const auto config = lab::make_config(name);
     lab::Options options = config->options();
     for (lab::Option option : options.all()) {
       if (!option.after_training || is_common(option)) continue;
-      option.description = "of " + name + ": " + option.description;
+      if (experiments.size() > 1) option.description = "of " + name + ": " + option.description;
       option.default_text = "the run's";
       add_option(command, option, settings);
     }

@@ -25,8 +25,9 @@ void add_run(CLI::App& command, const std::string& name, const std::string& desc
 void add_run_options(CLI::App& command, lab::Settings& settings,
                      std::vector<std::string> skip = {});
 
-/// The same for those that only some experiments have, what their models are evaluated on; a run of
-/// another experiment refuses them.
-void add_evaluation_options(CLI::App& command, lab::Settings& settings);
+/// The same for those that only the given experiments have, what their models are evaluated on; a
+/// run of another experiment refuses them.
+void add_evaluation_options(CLI::App& command, lab::Settings& settings,
+                            const std::vector<std::string>& experiments);
 
 }  // namespace sparsum::cli

@@ -23,8 +23,9 @@ struct Arguments {
 
 int play(const Arguments& arguments) {
   const auto out = arguments.out.empty() ? arguments.run / "play" : arguments.out;
-  const lab::Json games =
+  const lab::Json played =
       lab::play_run(arguments.run, arguments.checkpoint, arguments.settings, arguments.games, out);
+  const lab::Json& games = played["games"];
   if (arguments.json) {
     std::printf("%s\n", games.dump(2).c_str());
     return 0;
@@ -40,10 +41,14 @@ int play(const Arguments& arguments) {
         game["symbol_probability"].get<double>(), pick["concept"].get<std::string>().c_str(),
         pick["probability"].get<double>(), game["pick"] == game["target"] ? "right" : "wrong");
   }
-  std::printf(
-      "%s: a game a row: the target, the symbol with a bar as long as the sender's probability, "
-      "the candidates with bars as long as the receiver's; the right one is underlined\n",
-      (out / "games.png").c_str());
+  for (const lab::Json& file : played["files"]) {
+    const bool picture = file.get<std::string>().ends_with(".png");
+    std::printf("%s: %s\n", file.get<std::string>().c_str(),
+                picture ? "a game a row: the target, the symbol with a bar as long as the sender's "
+                          "probability, the candidates with bars as long as the receiver's, a "
+                          "square below the right one"
+                        : "the games with all probabilities");
+  }
   return 0;
 }
 
@@ -64,6 +69,7 @@ void add_play(CLI::App& program, Command& chosen) {
       ->type_name("DIR");
   command->add_flag("--json", arguments->json, "print the games as JSON");
   add_run_options(*command, arguments->settings);
+  add_evaluation_options(*command, arguments->settings, {"signal"});
   command->callback([arguments, &chosen] { chosen = [arguments] { return play(*arguments); }; });
 }
 

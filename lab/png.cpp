@@ -47,14 +47,15 @@ constexpr int64_t kDigitHeight = 5, kDigitWidth = 3, kDigitStep = 4;
 
 }  // namespace
 
-void draw_number(const at::Tensor& image, int64_t number) {
+void draw_number(const at::Tensor& image, int64_t number, int64_t least_digits) {
   TORCH_CHECK(image.dim() == 2 && image.is_floating_point(),
               "draw_number: expected an image [H, W], floating point, got ", image.scalar_type(),
               " of shape ", image.sizes());
   TORCH_CHECK(number >= 0, "draw_number: expected a number >= 0, got ", number);
   const std::string digits = std::to_string(number);
   const int64_t length = kDigitStep * static_cast<int64_t>(digits.size()) - 1;
-  const int64_t scale = std::min(image.size(0) / kDigitHeight, image.size(1) / length);
+  const int64_t room = std::max(length, kDigitStep * least_digits - 1);
+  const int64_t scale = std::min(image.size(0) / kDigitHeight, image.size(1) / room);
   if (scale < 1) return;
   const int64_t top = (image.size(0) - scale * kDigitHeight) / 2;
   int64_t left = (image.size(1) - scale * length) / 2;

@@ -1,10 +1,9 @@
-"""Turns label lists that are Python pickles into .npy files, without running what a pickle says to run.
+"""Turns label lists that are Python pickles into files that hold the labels and nothing to run.
 
   scripts/convert_labels.py train/labels.objects test/labels.objects
 
-writes labels.npy (int64) beside each. Integers stay as they are. Strings become their places in the sorted list of
-all strings in all the files, so files that belong together have to be given together; that list is written as
-concepts.json into their common folder, which `sparsum train signal` reads names from.
+writes, beside each, labels.npy (int64) if its labels are integers, or labels.json (a list) if they are strings. Labels
+stay as they are, so that a label means the same in every file.
 
 A pickle is a program that builds objects. Here it can build lists, tuples, dictionaries, integers, strings and the
 like, and NumPy arrays of them; for anything else it is refused, by the name of what it asks for. A dictionary must
@@ -160,6 +159,16 @@ def read_pickle(path: Path) -> object:
         raise LabelError(f"expected a whole Python pickle, got something else ({error})") from error
 
 
+def text_of(item: str | bytes, i: int) -> str:
+    """The string at position i. What is not Unicode is refused: replacing characters could make two labels one."""
+    try:
+        text = item.decode("utf-8") if isinstance(item, bytes) else item
+        text.encode("utf-8")  # half of a surrogate pair
+    except UnicodeError as error:
+        raise LabelError(f"expected strings in Unicode, got {ascii(item)[:60]} at position {i}") from error
+    return text
+
+
 def labels_in(value: object, key: str | None) -> list[int] | list[str]:
     """The labels as a list of integers or of strings."""
     if isinstance(value, dict):
@@ -184,7 +193,7 @@ def labels_in(value: object, key: str | None) -> list[int] | list[str]:
         raise LabelError(f"expected a list of labels, got {type(value).__name__}")
     if not value:
         raise LabelError("expected at least one label, got none")
-    items: list[Any] = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in value]
+    items: list[Any] = [text_of(item, i) if isinstance(item, (str, bytes)) else item for i, item in enumerate(value)]
     wanted = str if isinstance(items[0], str) else int
     for i, item in enumerate(items):
         if type(item) is not wanted or (wanted is int and not INT64.min <= item <= INT64.max):
@@ -215,7 +224,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(temporary)
 
 
-def convert(paths: Iterable[Path], key: str | None, out: str, names: Path | None) -> None:
+def convert(paths: Iterable[Path], key: str | None, out: str | None) -> None:
     paths = list(paths)
     labels: list[list[Any]] = []
     for path in paths:
@@ -226,40 +235,37 @@ def convert(paths: Iterable[Path], key: str | None, out: str, names: Path | None
                 raise LabelError(f"expected {kinds[0]}, as {paths[0]} has, got {kinds[1]}")
         except LabelError as error:
             raise LabelError(f"{path}: {error}") from error
+    words = isinstance(labels[0][0], str)
+    if out is None:
+        out = "labels.json" if words else "labels.npy"
+    if words and out.endswith(".npy"):
+        raise LabelError(f"--out: expected a file name that ends in .json for labels that are strings, got {out!r}")
     targets = [path.parent / out for path in paths]
     if len(set(targets)) < len(targets):
         raise LabelError(f"expected pickles in different folders, got several that would become {targets[0]}")
-    written: list[tuple[Path, Callable[[BinaryIO], object]]] = []
-    if isinstance(labels[0][0], str):
-        known = sorted(set().union(*labels))
-        place = {name: i for i, name in enumerate(known)}
-        labels = [[place[name] for name in some] for some in labels]
-        if names is None:
-            names = Path(os.path.commonpath([path.parent.resolve() for path in paths])) / "concepts.json"
-        text = json.dumps(known, ensure_ascii=False, indent=0) + "\n"
-        written.append((names, lambda file: file.write(text.encode("utf-8", "replace"))))
     for target, some in zip(targets, labels):
-        array = np.array(some, np.int64)
-        written.append((target, lambda file, array=array: np.save(file, array, allow_pickle=False)))
-    for path, write in written:
         try:
-            write_atomically(path, write)
+            if out.endswith(".json"):  # one a line
+                text = json.dumps(some, ensure_ascii=False, indent=0) + "\n"
+                write_atomically(target, lambda file, text=text: file.write(text.encode("utf-8")))
+            else:
+                array = np.array(some, np.int64)
+                write_atomically(target, lambda file, array=array: np.save(file, array, allow_pickle=False))
         except LabelError as error:
-            raise LabelError(f"{path}: {error}") from error
-        print(f"wrote {path}")
+            raise LabelError(f"{target}: {error}") from error
+        print(f"wrote {target}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pickles", nargs="+", type=Path, metavar="PICKLE")
     parser.add_argument("--key", help="the entry of a dictionary that holds the labels")
-    parser.add_argument("--out", default="labels.npy", metavar="NAME", help="file name beside each pickle (labels.npy)")
-    parser.add_argument("--names", type=Path, metavar="FILE", help="where the list of strings goes (concepts.json)")
+    parser.add_argument("--out", metavar="NAME", help="file name beside each pickle, .npy or .json (see above)")
     given = parser.parse_args(arguments)
-    if Path(given.out).name != given.out or not given.out.endswith(".npy"):
-        parser.error(f"--out: expected a file name that ends in .npy, without a folder, got {given.out!r}")
+    if given.out is not None and (Path(given.out).name != given.out or Path(given.out).suffix not in (".npy", ".json")):
+        parser.error(f"--out: expected a file name that ends in .npy or .json, without a folder, got {given.out!r}")
     try:
-        convert(given.pickles, given.key, given.out, given.names)
+        convert(given.pickles, given.key, given.out)
     except LabelError as error:
         line = str(error).replace("\n", "\\n")
         print(f"convert_labels.py: {line}", file=sys.stderr)

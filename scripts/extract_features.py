@@ -3,11 +3,11 @@
   scripts/extract_features.py IMAGES OUT.h5 --model vgg16              a network of torchvision
   scripts/extract_features.py IMAGES OUT.h5 --program network.pt2      one saved by torch.export.save
 
-IMAGES holds one sub-folder per concept, or --labels FILE says which image has which label: lines of a path below
-IMAGES, a tab and an integer. OUT.h5 gets the data sets `features` [images, F] and `labels` [images], images in the
-order of their paths, and appears whole or not at all. Sub-folders are numbered in alphabetical order; --concepts FILE
-writes their names there as JSON, or, if FILE exists, takes the numbers from it: give the same file for train/ and
-test/, and call it concepts.json above them to have the names in reports.
+IMAGES holds one sub-folder per concept, and an image's label is the name of its sub-folder. Or --labels FILE says which
+image has which label: lines of a path below IMAGES, a tab and an integer. OUT.h5 gets the data set `features`
+[images, F], images in the order of their paths or of FILE; OUT.labels.json beside it gets their labels, a list in
+JSON. Both appear whole or not at all. Training and test images are two calls, with OUT.h5 in train/ and in test/:
+there is nothing to number, so that a name means the same in both.
 
 Images are brought to RGB (--grey: one channel), scaled so that the shorter side has --resize pixels, cut to the middle
 --size × --size, and normalised, (x/255 − mean)/std. The network gets [batch, 3, size, size]; what it returns is
@@ -23,9 +23,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -49,56 +52,67 @@ def need(module: str, package: str, what: str) -> ModuleType:
         raise InputError(f"{what} needs {package}, which does not work here ({error})") from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a temporary file beside `path`, which then takes its name; nothing stays behind a failure."""
+def write_together(files: list[tuple[Path, Callable[[Path], object]]]) -> None:
+    """Each function fills a temporary file beside its path; then all take their names. A failure leaves what was."""
+    umask = os.umask(0)
+    os.umask(umask)
+    temporaries: list[Path] = []
+    path = files[0][0]
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(descriptor)
+        for path, write in files:
+            if path.is_dir():
+                raise InputError(f"cannot write {path}: it is a folder")
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            os.close(descriptor)
+            temporaries.append(Path(name))
+            write(temporaries[-1])
+            with temporaries[-1].open("rb") as file:
+                os.fsync(file.fileno())
+            temporaries[-1].chmod(0o666 & ~umask)
+        # If the power fails in between, a file is missing; none stands beside one of another call.
+        for path, _ in files[1:]:
+            path.unlink(missing_ok=True)
+        for (path, _), temporary in zip(files, temporaries):
+            temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
-def images_by_folder(root: Path, concepts: Path | None) -> tuple[list[tuple[Path, int]], list[str]]:
-    """Images with the numbers of their sub-folders, and the names of all concepts."""
+@contextlib.contextmanager
+def without_messages() -> Iterator[None]:
+    """PyTorch logs tracebacks and warns before it raises; what it raises is told in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def images_by_folder(root: Path) -> list[tuple[Path, str]]:
+    """Images with the names of their sub-folders."""
     try:
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"cannot read {root}: {error.strerror}") from error
     if not folders:
         raise InputError(f"{root}: expected a sub-folder of images for each concept, got none (or give --labels)")
-    names = [folder.name for folder in folders]
-    if concepts is not None and concepts.exists():
-        try:
-            known = json.loads(concepts.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{concepts}: expected a list of names in JSON ({error})") from error
-        if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
-            raise InputError(f"{concepts}: expected a list of names in JSON, got something else")
-        for name in names:
-            if name not in known:
-                raise InputError(f"{root / name}: expected a concept of {concepts}, got none of them")
-    else:
-        known = names
     images = []
     for folder in folders:
+        try:
+            folder.name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{root}: expected sub-folders with names in UTF-8, got {folder.name!a}") from error
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS)
         if not files:
             raise InputError(f"{folder}: expected at least one image, got none")
-        images += [(file, known.index(folder.name)) for file in files]
-    return images, known
+        images += [(file, folder.name) for file in files]
+    return images
 
 
 def images_by_list(root: Path, labels: Path) -> list[tuple[Path, int]]:
@@ -187,15 +201,55 @@ def torchvision_network(options: argparse.Namespace, torch: ModuleType) -> Calla
 def exported_network(options: argparse.Namespace, torch: ModuleType) -> Callable[[Any], Any]:
     if not options.program.is_file():
         raise InputError(f"cannot read {options.program}: no such file")
+    wanted = f"--program {options.program}: expected a file of torch.export.save"
+    if not zipfile.is_zipfile(options.program):
+        raise InputError(f"{wanted}, got one that is damaged or something else")
     try:
-        network = torch.export.load(options.program).module().to(options.device)
+        with without_messages():
+            network = torch.export.load(options.program).module()
     except Exception as error:  # torch raises many kinds
-        raise InputError(f"--program {options.program}: expected a file of torch.export.save ({error})") from error
-    return network
+        reason = "" if "warnings above" in str(error) else f" ({error})"
+        raise InputError(f"{wanted} that PyTorch {torch.__version__} can read, got another archive{reason}") from error
+    try:
+        return network.to(options.device)
+    except RuntimeError as error:
+        raise InputError(f"--device {options.device}: the network cannot be put there ({error})") from error
+
+
+def check_device(device: str, torch: ModuleType) -> None:
+    try:
+        with without_messages():
+            torch.zeros(1, device=device).cpu()
+    except Exception as error:  # torch raises many kinds
+        told = f"--device: expected a device that PyTorch can use here, got {device!r} ({error})"
+        raise InputError(told) from error
+
+
+def as_stored(rows: Any, paths: list[Path], dtype: str) -> Any:
+    """Rows [n, F] in the file's type. Refuses those that would not be features there: not finite, or all 0."""
+    np = need("numpy", "numpy", "reading images")
+    with np.errstate(over="ignore"):
+        stored = rows.astype(dtype)
+    bad = ~np.isfinite(stored).all(axis=1) | ~stored.any(axis=1)
+    if not bad.any():
+        return stored
+    path, row, kept = next((path, *pair) for path, *pair, is_bad in zip(paths, rows, stored, bad) if is_bad)
+    limits = np.finfo(dtype)
+    if not np.isfinite(row).all():
+        column = int(np.isfinite(row).argmin())
+        raise InputError(f"{path}: expected finite features in float32, got {row[column]} in column {column}")
+    if not row.any():
+        raise InputError(f"{path}: expected features that are not all 0, got {row.size} zeros")
+    if not np.isfinite(kept).all():
+        column = int(np.isfinite(kept).argmin())
+        told = f"of at most {limits.max:g}, got {row[column]:g} in column {column}"
+    else:
+        told = f"that {dtype} does not round to 0, got {abs(row).max():g} at most"
+    raise InputError(f"{path}: --dtype {dtype} expects features {told}; use --dtype float32")
 
 
 def rows_of(paths: list[Path], options: argparse.Namespace, torch: ModuleType) -> Iterator[Any]:
-    """Features of the images, batch by batch, as float32 arrays [n, F]."""
+    """Features of the images, batch by batch, as arrays [n, F]."""
     np = need("numpy", "numpy", "reading images")
     read = reader(options)
     network = torchvision_network(options, torch) if options.model else exported_network(options, torch)
@@ -214,45 +268,46 @@ def rows_of(paths: list[Path], options: argparse.Namespace, torch: ModuleType) -
             if not isinstance(result, torch.Tensor) or result.dim() < 2 or result.shape[0] != options.batch_size:
                 got = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
                 raise InputError(f"expected the network to return [{options.batch_size}, …], got {got}")
-            rows = result[: len(part)].flatten(1).float().cpu().numpy()
-            bad = ~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1)
-            if bad.any():
-                raise InputError(f"{part[int(bad.argmax())]}: expected finite features that are not all 0")
-            yield rows
+            yield as_stored(result[: len(part)].flatten(1).float().cpu().numpy(), part, options.dtype)
 
 
 def extract(options: argparse.Namespace) -> None:
     h5py = need("h5py", "h5py", "writing features")
     torch = need("torch", "torch", "running a network")
-    names: list[str] = []
+    check_device(options.device, torch)
+    images: list[tuple[Path, int]] | list[tuple[Path, str]]
     if options.labels is not None:
         images = images_by_list(options.images, options.labels)
     else:
-        images, names = images_by_folder(options.images, options.concepts)
+        images = images_by_folder(options.images)
     paths = [path for path, _ in images]
 
-    def write(temporary: Path) -> None:
+    def write_features(temporary: Path) -> None:
         features = None
         done = 0
-        with h5py.File(temporary, "w") as file:
-            for rows in rows_of(paths, options, torch):
-                if features is None:
-                    shape = (len(paths), rows.shape[1])
-                    features = file.create_dataset("features", shape, options.dtype)
-                features[done : done + len(rows)] = rows
-                done += len(rows)
-                print(f"\r{done} of {len(paths)} images", end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
-            labels = file.create_dataset("labels", data=[label for _, label in images], dtype="int64")
-            if names:
-                labels.attrs["concepts"] = names
+        told = sys.stderr.isatty()
+        try:
+            with h5py.File(temporary, "w") as file:
+                for rows in rows_of(paths, options, torch):
+                    if features is None:
+                        shape = (len(paths), rows.shape[1])
+                        features = file.create_dataset("features", shape, options.dtype)
+                    features[done : done + len(rows)] = rows
+                    done += len(rows)
+                    if told:
+                        print(f"\r{done} of {len(paths)} images", end="", file=sys.stderr, flush=True)
+        finally:
+            if told and done > 0:
+                print(file=sys.stderr)
 
-    write_atomically(options.out, write)
-    if options.concepts is not None and names and not options.concepts.exists():
-        text = json.dumps(names, ensure_ascii=False, indent=0) + "\n"
-        write_atomically(options.concepts, lambda path: path.write_text(text, encoding="utf-8", errors="replace"))
-        print(f"wrote {options.concepts}")
-    print(f"wrote {options.out}")
+    def write_labels(temporary: Path) -> None:
+        # One a line.
+        text = json.dumps([label for _, label in images], ensure_ascii=False, indent=0) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+
+    labels = options.out.with_suffix(".labels.json")
+    write_together([(options.out, write_features), (labels, write_labels)])
+    print(f"wrote {options.out}\nwrote {labels}")
 
 
 def numbers(text: str) -> list[float]:
@@ -276,7 +331,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="parameters for --model (torchvision's own)")
     parser.add_argument("--layer", help="module of --model whose output is taken (the last linear layer's input)")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="lines of a path, a tab and an integer")
-    parser.add_argument("--concepts", type=Path, metavar="FILE", help="names of the concepts, JSON: read or written")
     parser.add_argument("--size", type=positive, default=224, help="pixels a side (224)")
     parser.add_argument("--resize", type=positive, help="shorter side before cutting (size · 8/7)")
     parser.add_argument("--grey", action="store_true", help="one channel")
@@ -286,6 +340,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (cpu)")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="in the file (float32)")
     options = parser.parse_args(arguments)
+    if options.out.suffix not in (".h5", ".hdf5"):
+        parser.error(f"OUT.h5: expected a file name that ends in .h5 or .hdf5, got {str(options.out)!r}")
     if options.resize is None:
         options.resize = round(options.size * 8 / 7)
     options.mean = options.mean or ([0.0] if options.grey else [0.485, 0.456, 0.406])

@@ -148,6 +148,15 @@ void number(std::map<Key, int64_t>& map) {
   for (auto& item : map) item.second = next++;
 }
 
+/// Reads every row once, so that a bad one is found before a training begins, not where it is
+/// drawn.
+void read_all_rows(const Features& features) {
+  const int64_t at_once = std::max<int64_t>(1, (int64_t{16} << 20) / (4 * features.width()));
+  for (int64_t begin = 0; begin < features.rows(); begin += at_once) {
+    features.gather(at::arange(begin, std::min(features.rows(), begin + at_once)));
+  }
+}
+
 }  // namespace
 
 std::span<const int64_t> ConceptRows::of(int64_t k) const {
@@ -262,11 +271,14 @@ ConceptData load_feature_concepts(const std::filesystem::path& root,
   }
   complete(data.train, data.names, "training", train.labels_path.string());
   complete(data.test, data.names, "test", test.labels_path.string());
+  read_all_rows(*data.test.features);
+  read_all_rows(*data.train.features);
   return data;
 }
 
 std::pair<ConceptRows, ConceptRows> hold_out(const ConceptRows& all, double share,
-                                             at::Generator generator) {
+                                             at::Generator generator,
+                                             const std::vector<std::string>& names) {
   TORCH_CHECK(share >= 0 && share < 1, "hold_out: expected share in [0, 1), got ", share);
   if (share == 0) return {all, all};
   ConceptRows kept, held;
@@ -274,8 +286,13 @@ std::pair<ConceptRows, ConceptRows> hold_out(const ConceptRows& all, double shar
     const std::span<const int64_t> rows = all.of(k);
     const auto n = static_cast<int64_t>(rows.size());
     if (n < 2) {
-      throw InputError("hold out: expected at least two training images of each concept, got " +
-                       std::to_string(n) + " of concept " + std::to_string(k));
+      throw InputError(
+          "validation games: expected at least two training images of each concept, to set one "
+          "aside, got " +
+          std::to_string(n) + " of " +
+          (names.empty() ? "concept " + std::to_string(k)
+                         : "'" + names[static_cast<size_t>(k)] + "'") +
+          "; with --validation-share 0 none is set aside");
     }
     const int64_t aside =
         std::clamp<int64_t>(std::llround(share * static_cast<double>(n)), 1, n - 1);

@@ -55,17 +55,19 @@ ConceptData load_image_concepts(const std::vector<std::string>& data_sets,
 ///
 /// Labels may be any integers, or any strings, the same in both folders; concepts are the distinct
 /// labels in ascending order. root/concepts.json, where it is there, names them: a list of strings,
-/// of which label k has the k-th. Throws InputError: as open_hdf5_features() and read_labels(); no
-/// or several such files; another number of labels than rows; features of another width in train
-/// than in test; a concept without a test image or without a training image.
+/// of which label k has the k-th. Every row is read once. Throws InputError: as
+/// open_hdf5_features() and read_labels(); no or several such files; another number of labels than
+/// rows; features of another width in train than in test; a concept without a test image or without
+/// a training image.
 ConceptData load_feature_concepts(const std::filesystem::path& root,
                                   const FeatureFileOptions& options = {});
 
 /// Sets a share of each concept's rows aside: n·share of n, rounded, but at least one and not all.
 /// Returns those that stay and those set aside. share = 0: both are all rows. Drawn from
-/// `generator`. Throws InputError for a concept of fewer than two rows (if share > 0).
-/// share: in [0, 1).
+/// `generator`. Throws InputError for a concept of fewer than two rows (if share > 0). names: of
+/// the concepts, for messages. share: in [0, 1).
 std::pair<ConceptRows, ConceptRows> hold_out(const ConceptRows& all, double share,
-                                             at::Generator generator);
+                                             at::Generator generator,
+                                             const std::vector<std::string>& names = {});
 
 }  // namespace sparsum::lab

@@ -104,8 +104,10 @@ Labels labels_of_npy(const std::filesystem::path& path) {
   const at::Tensor values = read_npy(path);
   const auto type = values.scalar_type();
   if (values.dim() != 1 || (type != at::kLong && type != at::kInt && type != at::kByte)) {
-    throw InputError(path.string() + ": expected labels in one dimension of integers, got " +
-                     std::to_string(values.dim()) + " dimensions of " + at::toString(type));
+    throw InputError(path.string() +
+                     ": expected labels in one dimension of int64, int32 or uint8, got " +
+                     std::to_string(values.dim()) + " dimensions of " + at::toString(type) +
+                     " (strings go into a .json)");
   }
   return {values.to(at::kLong), {}};
 }
@@ -149,7 +151,7 @@ Labels labels_of_json(const std::filesystem::path& path) {
 Labels labels_of_text(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   std::vector<int64_t> values;
-  size_t begin = 0;
+  size_t begin = text.starts_with("\xEF\xBB\xBF") ? 3 : 0;  // a byte order mark
   while (begin < text.size()) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     std::string_view line = std::string_view(text).substr(begin, end - begin);

@@ -229,7 +229,8 @@ class File {
     std::copy_if(all.begin(), all.end(), std::back_inserter(fitting), fits);
     if (fitting.empty()) fail("expected one " + wanted + ", got " + list_of(all));
     if (fitting.size() > 1) {
-      fail("expected one " + wanted + " or the name of one, got " + list_of(fitting));
+      fail("expected one " + wanted + " or the name of one (--" +
+           (dimensions == 2 ? "features-name" : "labels-name") + "), got " + list_of(fitting));
     }
     return fitting.front();
   }
@@ -283,7 +284,7 @@ class Hdf5Features final : public Features {
       file_.fail("expected a cache with room for the " + std::to_string(block_rows_) + " rows of " +
                  (compressed ? "a compressed chunk" : "a block") + ", " +
                  std::to_string(row_bytes) + " bytes each, got " +
-                 std::to_string(options.cache_bytes) + " bytes");
+                 std::to_string(options.cache_bytes) + " bytes (--features-cache)");
     }
     const int64_t blocks = (rows_ + block_rows_ - 1) / block_rows_;
     capacity_ =
@@ -537,6 +538,10 @@ Labels read_hdf5_labels(const std::filesystem::path& path, const std::string& na
   if (H5Dread(data.get(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT,
               labels.values.mutable_data_ptr<int64_t>()) < 0) {
     file.fail("data set " + info.name + " cannot be read (libhdf5: " + reason() + ")");
+  }
+  // Larger ones are read as the largest.
+  if (labels.values.eq(std::numeric_limits<int64_t>::max()).any().item<bool>()) {
+    file.fail("expected labels below 2^63 - 1 in data set " + info.name + ", got a larger one");
   }
   return labels;
 }

@@ -21,7 +21,8 @@
 namespace sparsum::lab {
 namespace {
 
-constexpr int64_t kEvaluationBatch = 250;
+constexpr int64_t kEvaluationBatch = 250;               // games
+constexpr int64_t kEvaluationPairs = int64_t{1} << 18;  // (game, symbol) pairs, at most
 constexpr int64_t kTopographicGames = 1000;
 
 struct Hyperparameters {
@@ -88,6 +89,11 @@ at::Tensor cosine_distances(const at::Tensor& rows) {
   return 1 - unit.mm(unit.t()).index({pairs[0], pairs[1]});
 }
 
+/// A symbol's number in a cell of a picture: all of up to three digits in one size, with a margin.
+void put_number(const at::Tensor& cell, int64_t symbol) {
+  draw_number(cell.slice(0, 1, -1).slice(1, 1, -1), symbol, /*least_digits=*/3);
+}
+
 /// I(symbol; concept) in nats of a joint distribution [V, K].
 double mutual_information(const at::Tensor& joint) {
   const at::Tensor independent = joint.sum(1, true) * joint.sum(0, true);
@@ -108,10 +114,21 @@ Options SignalConfig::options() {
         {"mnist+fashion-mnist", "features"});
   o.add("features", &features,
         "with --dataset features: folder with train/ and test/, in each an HDF5 file, a row an "
-        "image, and its labels");
+        "image, and its labels")
+      .also_after_training();
   o.add("features-name", &features_name,
         "the data set in those files, if they hold several; default: the only one of two "
-        "dimensions");
+        "dimensions")
+      .also_after_training();
+  o.add("labels-name", &labels_name,
+        "the data set of the labels in those files, if they hold several of integers; default: the "
+        "only one of one dimension")
+      .also_after_training();
+  o.add("features-cache", &features_cache,
+        "memory for rows of those files that are kept; one that holds a compressed file is read "
+        "many times faster",
+        "MiB", 1, int64_t{1} << 40)
+      .also_after_training();
   o.add("loss", &loss,
         "what the receiver loses: -log p(target), or 1 if the image that it draws is another",
         {"nll", "zero-one"});
@@ -155,9 +172,12 @@ void SignalConfig::resolve() {
   if (files && features.empty()) {
     throw InputError("option --features: expected a folder with --dataset features, got none");
   }
-  if (!files && !(features.empty() && features_name.empty())) {
-    throw InputError("option --features: only --dataset features reads it, the dataset is " +
-                     dataset);
+  for (const auto& [name, is_given] : {std::pair{"features", !features.empty()},
+                                       std::pair{"features-name", !features_name.empty()},
+                                       std::pair{"labels-name", !labels_name.empty()}}) {
+    if (files || !is_given) continue;
+    throw InputError(std::string("option --") + name +
+                     ": only --dataset features reads it, the dataset is " + dataset);
   }
   if (entropy_weight < 0 && entropy_weight != -1) {
     throw InputError(
@@ -205,6 +225,8 @@ std::unique_ptr<Experiment> SignalConfig::make() const {
   }
   FeatureFileOptions files;
   files.data_set = features_name;
+  files.labels = labels_name;
+  files.cache_bytes = features_cache << 20;
   return std::make_unique<Signal>(*this, load_feature_concepts(features, files));
 }
 
@@ -235,20 +257,25 @@ at::Tensor SignalModel::receive(const at::Tensor& images) const {
 
 at::Tensor SignalModel::log_choice(const Assignments& z, const at::Tensor& images) const {
   const int64_t games = images.size(0), candidates = images.size(1), symbols = table_.size(0);
-  const auto every_symbol = [&] {  // [B, symbols, C], by one product
-    return at::matmul(images, table_.t()).transpose(1, 2);
+  const auto every_symbol = [&](const at::Tensor& of) {  // [B, symbols, C], by one product
+    return at::matmul(of, table_.t()).transpose(1, 2);
   };
   if (z.full_grid) {
-    return every_symbol().reshape({games * symbols, candidates}).log_softmax(1);
+    return every_symbol(images).reshape({games * symbols, candidates}).log_softmax(1);
   }
-  // The images of each pair are gathered; beyond a few symbols a game it is cheaper to score all.
-  constexpr int64_t kFew = 8;
-  if (z.indices.defined() && z.count() > kFew * games) {
-    const at::Tensor place = at::add(z.indices, z.rows, symbols);
-    return every_symbol()
-        .reshape({games * symbols, candidates})
-        .index_select(0, place)
-        .log_softmax(1);
+  // The images of each pair are gathered; beyond a few symbols a game it is cheaper to score all,
+  // of the games that are asked for: some of them, one after the other, where a chunk is evaluated.
+  const int64_t few = std::max<int64_t>(8, symbols / 32);
+  if (z.indices.defined() && z.count() > few) {
+    const int64_t first = z.rows[0].item<int64_t>();
+    const int64_t asked = z.rows[-1].item<int64_t>() - first + 1;
+    if (z.count() > few * asked) {
+      const at::Tensor place = at::add(z.indices, z.rows - first, symbols);
+      return every_symbol(images.narrow(0, first, asked))
+          .reshape({asked * symbols, candidates})
+          .index_select(0, place)
+          .log_softmax(1);
+    }
   }
   const at::Tensor said = z.embed(table_).unsqueeze(2);
   return at::bmm(z.gather(images), said).squeeze(2).log_softmax(1);
@@ -280,10 +307,16 @@ Signal::Signal(const SignalConfig& config, ConceptData data)
   const GameRules rules{config.candidates, config.same_concept};
   // The same images and the same games for every run.
   auto [kept, held_out] = hold_out(data_.train.by_concept, config.validation_share,
-                                   make_generator(0, "games/hold-out"));
+                                   make_generator(0, "games/hold-out"), data_.names);
   games_.emplace(std::move(kept), rules, "training", data_.names);
-  validation_games_ = validation_games(
-      GameSampler(std::move(held_out), rules, "validation", data_.names), config.validation_games);
+  try {
+    validation_games_ =
+        validation_games(GameSampler(std::move(held_out), rules, "validation", data_.names),
+                         config.validation_games);
+  } catch (const InputError& error) {
+    throw InputError(std::string(error.what()) +
+                     "; --validation-share says how many training images are set aside for them");
+  }
   test_games_ =
       test_games(GameSampler(data_.test.by_concept, rules, "test", data_.names), config.test_games);
   start_streams(phases_.front().name);
@@ -396,8 +429,11 @@ Signal::Played Signal::play(const Games& games, bool test) {
   Played played;
   std::vector<at::Tensor> symbols, probabilities, picks, choices, evaluations;
   played.joint = at::zeros({config_.symbols, concepts}, at::kDouble);
-  for (int64_t begin = 0; begin < count; begin += kEvaluationBatch) {
-    const Games part = games.slice(begin, std::min(count, begin + kEvaluationBatch));
+  const int64_t bound = config_.max_evaluations_per_chunk;
+  const int64_t pairs = bound > 0 ? std::min(bound, kEvaluationPairs) : kEvaluationPairs;
+  const int64_t at_once = std::clamp<int64_t>(pairs / config_.symbols, 1, kEvaluationBatch);
+  for (int64_t begin = 0; begin < count; begin += at_once) {
+    const Games part = games.slice(begin, std::min(count, begin + at_once));
     const Batch batch = gather(part, test);
     const at::Tensor scores = network_->scores(batch.targets), images = embed(batch);
     require_finite("the scores of the sender", scores);
@@ -499,12 +535,14 @@ std::vector<Picture> Signal::images() {
                                     image_grid(share.to(at::kFloat).view({1, 1, used, -1}), 2, 12),
                                     std::move(numbers)}};
 
-  // For the most used symbols, the targets they were said for with the highest probability.
+  // For the most used symbols, their number and the targets they were said for with the highest
+  // probability.
   if (data_.test.pictures.defined()) {
     const int64_t rows = std::min(kRows, used);
     const int64_t height = data_.test.pictures.size(1), width = data_.test.pictures.size(2);
-    at::Tensor grid = at::zeros({rows, kColumns, height, width});
+    at::Tensor grid = at::zeros({rows, kColumns + 1, height, width});
     for (int64_t i = 0; i < rows; ++i) {
+      put_number(grid[i][0], order[i].item<int64_t>());
       const at::Tensor those = played.symbols.eq(order[i]).nonzero().squeeze(1);
       const at::Tensor best =
           std::get<1>(played.probabilities.index_select(0, those).sort(/*stable=*/true, 0, true));
@@ -512,7 +550,7 @@ std::vector<Picture> Signal::images() {
       if (shown == 0) continue;
       const at::Tensor targets =
           games.targets.index_select(0, those.index_select(0, best.slice(0, 0, shown)));
-      grid[i].slice(0, 0, shown).copy_(data_.test.pictures.index_select(0, targets) / 255.0);
+      grid[i].slice(0, 1, 1 + shown).copy_(data_.test.pictures.index_select(0, targets) / 255.0);
     }
     pictures.push_back({"symbols", image_grid(grid)});
   }
@@ -543,9 +581,9 @@ Signal::Shown Signal::show(int64_t count) {
 
   // A game a row: the target, the symbol's number, the candidates. Below the symbol a bar as long
   // as the sender's probability, below each candidate one of the receiver's, below the right one a
-  // line.
+  // square, too.
   const int64_t height = data_.test.pictures.size(1), width = data_.test.pictures.size(2);
-  constexpr int64_t kBelow = 6;
+  constexpr int64_t kBelow = 11;
   const at::Tensor strips =
       at::zeros({games.size(), config_.candidates + 2, height + kBelow, width});
   const auto put = [&](int64_t row, int64_t column, const at::Tensor& index) {
@@ -557,13 +595,16 @@ Signal::Shown Signal::show(int64_t count) {
   };
   for (int64_t i = 0; i < games.size(); ++i) {
     put(i, 0, games.targets[i]);
-    draw_number(strips[i][1].slice(0, 0, height), played.symbols[i].item<int64_t>());
+    put_number(strips[i][1].slice(0, 0, height), played.symbols[i].item<int64_t>());
     put_bar(i, 1, played.probabilities[i]);
     for (int64_t c = 0; c < config_.candidates; ++c) {
       put(i, c + 2, games.candidates[i][c]);
       put_bar(i, c + 2, played.choices[i][c]);
     }
-    strips[i][games.positions[i].item<int64_t>() + 2].slice(0, height + 5, height + 6).fill_(0.6);
+    strips[i][games.positions[i].item<int64_t>() + 2]
+        .slice(0, height + 6, height + 10)
+        .slice(1, width / 2 - 2, width / 2 + 2)
+        .fill_(1);
   }
   shown.picture = image_grid(strips);
   return shown;
@@ -600,14 +641,19 @@ Json play_run(const std::filesystem::path& folder, const std::string& checkpoint
                      run.experiment->name());
   }
   const Signal::Shown shown = signal->show(games);
+  Json files = Json::array();
   if (!out.empty()) {
     std::error_code error;
     std::filesystem::create_directories(out, error);
     if (error) throw InputError(out.string() + ": cannot be created: " + error.message());
     write_file_atomically(out / "games.json", shown.games.dump(2) + "\n");
-    if (shown.picture.defined()) write_png(out / "games.png", shown.picture);
+    files.push_back((out / "games.json").string());
+    if (shown.picture.defined()) {
+      write_png(out / "games.png", shown.picture);
+      files.push_back((out / "games.png").string());
+    }
   }
-  return shown.games;
+  return {{"games", shown.games}, {"files", files}};
 }
 
 }  // namespace sparsum::lab

@@ -37,8 +37,9 @@ struct SignalConfig final : ExperimentConfig {
 
   std::string experiment = "signal";
   std::string dataset = "mnist+fashion-mnist";
-  std::string features;       // folder with train/ and test/, of dataset "features"
-  std::string features_name;  // of the data set in its files, or ""
+  std::string features;                    // folder with train/ and test/, of dataset "features"
+  std::string features_name, labels_name;  // of the data sets in its files, or ""
+  int64_t features_cache = 1024;           // MiB
   std::string loss = "nll";
   EstimatorSettings estimator{"sparsemax"};
   int64_t symbols = 256, candidates = 16;
@@ -114,8 +115,9 @@ class Signal final : public Experiment {
     /// [{"target": place of the target, "concept", "symbol", "symbol_probability", "pick": place
     /// that the receiver finds most probable, "candidates": [{"row", "concept", "probability"}]}]
     Json games;
-    /// A game a row: the target, then the candidates, each with a bar as long as its probability
-    /// and the right one with a line. Undefined for data without pictures.
+    /// A game a row: the target, the symbol's number with a bar as long as the sender's
+    /// probability, the candidates with the receiver's, and a square below the right one. Undefined
+    /// for data without pictures.
     at::Tensor picture;
   };
   Shown show(int64_t games);
@@ -160,8 +162,8 @@ class Signal final : public Experiment {
 };
 
 /// What `sparsum play` does: loads a run of this experiment and plays the first test games. Writes
-/// games.json and, with pictures, games.png into `out`, if that is not empty. Returns the games.
-/// Throws InputError.
+/// games.json and, with pictures, games.png into `out`, if that is not empty. Returns {"games",
+/// "files": what was written}. Throws InputError.
 Json play_run(const std::filesystem::path& folder, const std::string& checkpoint,
               const std::vector<std::pair<std::string, std::string>>& settings, int64_t games,
               const std::filesystem::path& out);

@@ -64,7 +64,8 @@ TEST(HoldOut, IsAStratifiedPartition) {
   EXPECT_EQ(none.second.rows, all.rows);
   const ConceptRows single = rows_by_concept(torch::tensor({0, 0, 1}), 2);
   EXPECT_EQ(input_error_of([&] { hold_out(single, 0.1, at::detail::createCPUGenerator(1)); }),
-            "hold out: expected at least two training images of each concept, got 1 of concept 1");
+            "validation games: expected at least two training images of each concept, to set one "
+            "aside, got 1 of concept 1; with --validation-share 0 none is set aside");
   EXPECT_THROW(hold_out(all, 1, at::detail::createCPUGenerator(1)), c10::Error);
 }
 
@@ -209,7 +210,8 @@ TEST_F(FeatureFolders, AreReadWithLabelsInTheFile) {
   }
   EXPECT_TRUE(message().starts_with(
       path("train/fc.h5") +
-      ": expected one 1-D data set of integers or the name of one, got labels [6] of 16-bit "
+      ": expected one 1-D data set of integers or the name of one (--labels-name), got labels [6] "
+      "of 16-bit "
       "integers, other [6] of 16-bit integers; nor is there a file of labels"));
   FeatureFileOptions options;
   options.labels = "labels";

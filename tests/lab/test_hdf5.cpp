@@ -225,11 +225,13 @@ TEST(Hdf5Features, RefusesNoneAndSeveralDataSets) {
   }
   EXPECT_EQ(input_error_of([&] { open_hdf5_features(path); }),
             path.string() +
-                ": expected one 2-D data set of floats or the name of one, got a [4, 3] of 32-bit "
+                ": expected one 2-D data set of floats or the name of one (--features-name), got a "
+                "[4, 3] of 32-bit "
                 "floats, b [5, 2] of 64-bit floats");
   EXPECT_EQ(input_error_of([&] { read_hdf5_labels(path); }),
             path.string() +
-                ": expected one 1-D data set of integers or the name of one, got c [1] of 64-bit "
+                ": expected one 1-D data set of integers or the name of one (--labels-name), got c "
+                "[1] of 64-bit "
                 "integers, d [2] of 8-bit integers");
   { Hdf5File(path).write("none", at::empty({0, 3}, at::kDouble), H5T_IEEE_F32LE); }
   EXPECT_EQ(input_error_of([&] { open_hdf5_features(path); }),
@@ -318,7 +320,7 @@ TEST(Hdf5Features, RefusesWhatDoesNotFitIntoTheCache) {
   EXPECT_EQ(input_error_of([&] { open_with_cache(path, 64 * 200 - 1); }),
             path.string() +
                 ": expected a cache with room for the 64 rows of a compressed chunk, 200 bytes "
-                "each, got 12799 bytes");
+                "each, got 12799 bytes (--features-cache)");
   EXPECT_EQ(open_with_cache(path, 64 * 200)->gather(at::arange(100)).size(0), 100);
 }
 

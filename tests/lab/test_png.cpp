@@ -77,6 +77,9 @@ TEST(Png, DrawsNumbersAsLargeAsThereIsRoom) {
                   .slice(0, 0, 10)
                   .slice(1, 0, 14)
                   .equal(seventeen.repeat_interleave(2, 0).repeat_interleave(2, 1)));
+  at::Tensor with_room = at::zeros({10, 14});
+  draw_number(with_room, 17, /*least_digits=*/3);
+  EXPECT_EQ(with_room.sum().item<double>(), seventeen.sum().item<double>()) << "not twice as large";
   EXPECT_EQ(drawn(5, 6, 17).sum().item<double>(), 0);  // no room
   for (int64_t digit = 0; digit < 10; ++digit) {
     for (int64_t other = 0; other < digit; ++other) {

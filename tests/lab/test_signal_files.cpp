@@ -83,23 +83,41 @@ TEST(SignalRun, TrainsOnFeatureFilesAndPlays) {
   }
   EXPECT_NEAR(use, 1, 1e-6);  // 8 symbols: none is left out
 
-  const Json games = play_run(folder / "run", "", {}, 5, folder / "play");
-  EXPECT_EQ(games.size(), 5u);
+  const Json played = play_run(folder / "run", "", {}, 5, folder / "play");
+  EXPECT_EQ(played["games"].size(), 5u);
+  EXPECT_EQ(played["files"], Json::array({(folder / "play" / "games.json").string()}));
   EXPECT_TRUE(std::filesystem::exists(folder / "play" / "games.json"));
   EXPECT_FALSE(std::filesystem::exists(folder / "play" / "games.png"));  // features are no picture
 }
 
+// Before anything is trained or written, wherever they are.
 TEST(SignalRun, FeaturesThatAreNotFiniteAreNamed) {
-  const Folder folder;
-  write_features(folder / "data" / "train", 1, /*spoil=*/true);
-  write_features(folder / "data" / "test", 2);
-  try {
-    run_small(request(folder / "data", folder / "run"));
-    FAIL() << "NaN was read";
-  } catch (const std::exception& error) {
-    EXPECT_NE(std::string(error.what()).find("got nan in row 7, column 3"), std::string::npos)
-        << error.what();
+  for (const bool in_test : {false, true}) {
+    const Folder folder;
+    write_features(folder / "data" / "train", 1, /*spoil=*/!in_test);
+    write_features(folder / "data" / "test", 2, /*spoil=*/in_test);
+    try {
+      run_small(request(folder / "data", folder / "run"));
+      FAIL() << "NaN was read";
+    } catch (const std::exception& error) {
+      EXPECT_NE(std::string(error.what()).find("got nan in row 7, column 3"), std::string::npos)
+          << error.what();
+    }
+    EXPECT_FALSE(std::filesystem::exists(folder / "run"));
   }
+}
+
+TEST(SignalRun, FeaturesMayMove) {
+  const Folder folder;
+  write_features(folder / "data" / "train", 1);
+  write_features(folder / "data" / "test", 2);
+  const TrainResult result = run_small(request(folder / "data", folder / "run"));
+  ASSERT_TRUE(result.summary.has_value());
+  std::filesystem::rename(folder / "data", folder / "elsewhere");
+  EXPECT_THROW(evaluate_run(folder / "run", "", {}), InputError);
+  const Json again =
+      evaluate_run(folder / "run", "", {{"features", (folder / "elsewhere").string()}});
+  EXPECT_EQ(again["test"], (*result.summary)["test"]);
 }
 
 #else

@@ -69,28 +69,44 @@ def test_integers_stay_as_they_are(tmp_path, labels, protocol):
     assert array.dtype == np.int64
     expected = [labels[i] for i in range(len(labels))]
     assert array.tolist() == [int(x) for x in expected]
-    assert not (tmp_path / "concepts.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.npy", "labels.objects"]
 
 
 @pytest.mark.parametrize("make", [list, tuple, np.array, lambda x: np.array(x, object), lambda x: np.array(x, "S")])
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_strings_are_numbered_across_files(tmp_path, make, protocol):
+def test_strings_stay_as_they_are(tmp_path, make, protocol):
     train, test = tmp_path / "train" / "a.objects", tmp_path / "test" / "a.objects"
-    for path, labels in ((train, ["dog", "cat", "dog"]), (test, ["eel", "dog"])):
+    all_labels = {train: ["dog", "cat", "dog"], test: ["eel", "dog"]}
+    for path, labels in all_labels.items():
         path.parent.mkdir()
         path.write_bytes(pickle.dumps(make(labels), protocol))
+
+    def written() -> dict[str, object]:
+        files = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".objects")
+        return {str(p.relative_to(tmp_path)): json.loads(p.read_text()) for p in files}
+
     result = convert(train, test)
     assert result.returncode == 0, result.stderr
-    assert np.load(train.parent / "labels.npy").tolist() == [1, 0, 1]
-    assert np.load(test.parent / "labels.npy").tolist() == [2, 1]
-    assert json.loads((tmp_path / "concepts.json").read_text()) == ["cat", "dog", "eel"]
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
-        "a.objects",
-        "a.objects",
-        "concepts.json",
-        "labels.npy",
-        "labels.npy",
-    ]
+    together = written()
+    assert together == {"test/labels.json": ["eel", "dog"], "train/labels.json": ["dog", "cat", "dog"]}
+    # One by one gives the same: nothing is numbered, and a folder has one file of labels.
+    for path in (train, test):
+        (path.parent / "labels.json").unlink()
+        result = convert(path)
+        assert (result.returncode, result.stdout) == (0, f"wrote {path.parent / 'labels.json'}\n"), result.stderr
+    assert written() == together
+
+
+def test_strings_that_are_not_unicode_are_refused(tmp_path):
+    path = tmp_path / "labels"
+    path.write_bytes(pickle.dumps(["ä", "cat", "\N{GREEK SMALL LETTER ALPHA}", b"\xc3\xa4"]))
+    assert convert(path).returncode == 0
+    assert json.loads((tmp_path / "labels.json").read_text(encoding="utf-8")) == ["ä", "cat", "α", "ä"]
+    # Replaced characters would make one label of these two.
+    path.write_bytes(pickle.dumps([b"cat", b"caf\xe9", b"caf\xe8"]))
+    assert refusal(path) == r"expected strings in Unicode, got b'caf\xe9' at position 1"
+    path.write_bytes(pickle.dumps(["cat", "a\ud800", "a\ud801"]))
+    assert refusal(path) == r"expected strings in Unicode, got 'a\ud800' at position 1"
 
 
 def test_python_2_pickles_are_read(tmp_path):
@@ -102,7 +118,7 @@ def test_python_2_pickles_are_read(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_bytes(objects)
     assert convert(tmp_path / "a" / "x").returncode == 0
-    assert np.load(tmp_path / "a" / "labels.npy").tolist() == [1, 0]
+    assert json.loads((tmp_path / "a" / "labels.json").read_text()) == ["n02", "n01"]
     numbers = (
         b"cnumpy.core.multiarray\n_reconstruct\np1\n(cnumpy\nndarray\np2\n(I0\ntS'b'\ntR(I1\n(I2\ntcnumpy\ndtype\n"
         b"(S'i2'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\nS'\\x01\\x00\\xff\\x00'\ntb."
@@ -209,6 +225,23 @@ def test_an_entry_is_chosen_by_its_key(tmp_path):
     assert np.load(tmp_path / "l.npy").tolist() == [4, 5]
     assert refusal(path, "--key", "label") == "expected an entry 'label', got 'paths', 'labels'"
     assert refusal(path) == "expected the keys 0 to 1, or --key with one of 'paths', 'labels'"
+
+
+def test_the_name_of_the_file_says_its_form(tmp_path):
+    path = tmp_path / "labels"
+    path.write_bytes(pickle.dumps([4, -(2**63)]))
+    assert convert(path, "--out", "a.json").returncode == 0
+    assert json.loads((tmp_path / "a.json").read_text()) == [4, -(2**63)]
+    for name in ("a.txt", "json", "b/a.npy"):
+        with pytest.raises(SystemExit, match="2"):
+            convert(path, "--out", name)
+    path.write_bytes(pickle.dumps(["x"]))
+    assert convert(path, "--out", "b.json").returncode == 0
+    result = convert(path, "--out", "b.npy")
+    assert result.returncode == 2
+    told = "--out: expected a file name that ends in .json for labels that are strings, got 'b.npy'"
+    assert told in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b.json", "labels"]
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
