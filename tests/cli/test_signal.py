@@ -71,7 +71,7 @@ def test_trains_plays_and_evaluates(
 
 
 def test_a_switch_may_stand_alone(sparsum: Sparsum, tmp_path: Path, both: dict[str, str]) -> None:
-    options = (*SMALL, "--same-concept", "--epochs", 0)
+    options = (*SMALL, "--same-concept", "--epochs", 1)
     fails(
         sparsum(*options, env=both),
         "validation games: expected at least 4 images of each concept, got 3 of 'digit 0'; "
