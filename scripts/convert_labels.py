@@ -224,6 +224,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(temporary)
 
 
+def form(labels: list[Any], suffix: str) -> Callable[[BinaryIO], object]:
+    """What writes the labels as a file .json, one a line, or .npy."""
+    if suffix == ".json":
+        text = json.dumps(labels, ensure_ascii=False, indent=0) + "\n"
+        return lambda file: file.write(text.encode("utf-8"))
+    array = np.array(labels, np.int64)
+    return lambda file: np.save(file, array, allow_pickle=False)
+
+
 def convert(paths: Iterable[Path], key: str | None, out: str | None) -> None:
     paths = list(paths)
     labels: list[list[Any]] = []
@@ -245,12 +254,7 @@ def convert(paths: Iterable[Path], key: str | None, out: str | None) -> None:
         raise LabelError(f"expected pickles in different folders, got several that would become {targets[0]}")
     for target, some in zip(targets, labels):
         try:
-            if out.endswith(".json"):  # one a line
-                text = json.dumps(some, ensure_ascii=False, indent=0) + "\n"
-                write_atomically(target, lambda file, text=text: file.write(text.encode("utf-8")))
-            else:
-                array = np.array(some, np.int64)
-                write_atomically(target, lambda file, array=array: np.save(file, array, allow_pickle=False))
+            write_atomically(target, form(some, target.suffix))
         except LabelError as error:
             raise LabelError(f"{target}: {error}") from error
         print(f"wrote {target}")

@@ -206,14 +206,15 @@ def exported_network(options: argparse.Namespace, torch: ModuleType) -> Callable
         raise InputError(f"{wanted}, got one that is damaged or something else")
     try:
         with without_messages():
-            network = torch.export.load(options.program).module()
+            loaded = torch.export.load(options.program).module()
     except Exception as error:  # torch raises many kinds
         reason = "" if "warnings above" in str(error) else f" ({error})"
         raise InputError(f"{wanted} that PyTorch {torch.__version__} can read, got another archive{reason}") from error
     try:
-        return network.to(options.device)
+        network: Callable[[Any], Any] = loaded.to(options.device)
     except RuntimeError as error:
         raise InputError(f"--device {options.device}: the network cannot be put there ({error})") from error
+    return network
 
 
 def check_device(device: str, torch: ModuleType) -> None:
@@ -233,8 +234,8 @@ def as_stored(rows: Any, paths: list[Path], dtype: str) -> Any:
     bad = ~np.isfinite(stored).all(axis=1) | ~stored.any(axis=1)
     if not bad.any():
         return stored
-    path, row, kept = next((path, *pair) for path, *pair, is_bad in zip(paths, rows, stored, bad) if is_bad)
-    limits = np.finfo(dtype)
+    first = int(bad.argmax())
+    path, row, kept = paths[first], rows[first], stored[first]
     if not np.isfinite(row).all():
         column = int(np.isfinite(row).argmin())
         raise InputError(f"{path}: expected finite features in float32, got {row[column]} in column {column}")
@@ -242,7 +243,7 @@ def as_stored(rows: Any, paths: list[Path], dtype: str) -> Any:
         raise InputError(f"{path}: expected features that are not all 0, got {row.size} zeros")
     if not np.isfinite(kept).all():
         column = int(np.isfinite(kept).argmin())
-        told = f"of at most {limits.max:g}, got {row[column]:g} in column {column}"
+        told = f"of at most {np.finfo(dtype).max:g}, got {row[column]:g} in column {column}"
     else:
         told = f"that {dtype} does not round to 0, got {abs(row).max():g} at most"
     raise InputError(f"{path}: --dtype {dtype} expects features {told}; use --dtype float32")

@@ -192,6 +192,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, program, images):
     told = refused("--program", program, *COMMON[:-1], 3)
     assert "the network does not take a batch of shape (3, 3, 8, 8)" in told
 
+
 def test_a_folder_is_not_overwritten(tmp_path, program, images):
     pytest.importorskip("h5py", reason="h5py is not installed")
     out = tmp_path / "out.h5"
