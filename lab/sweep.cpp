@@ -23,6 +23,7 @@
 #include <set>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 namespace sparsum::lab {
 namespace {
@@ -33,7 +34,8 @@ using Clock = std::chrono::steady_clock;
 // --- the file ------------------------------------------------------------------------------------
 
 std::string at_line(const fs::path& file, size_t line) {
-  return file.string() + ":" + std::to_string(line) + ": ";
+  // A file without [[runs]] is one entry, which has no line.
+  return file.string() + (line > 0 ? ":" + std::to_string(line) : "") + ": ";
 }
 
 std::string at_line(const fs::path& file, const toml::source_region& source) {
@@ -176,10 +178,14 @@ std::unique_ptr<ExperimentConfig> begin_config(const fs::path& file, const Entry
       throw InputError(at_line(file, choice.line) +
                        "experiment: expected one, got a list; use one [[runs]] for each");
     }
-    return make_config(choice.values.front());
+    try {
+      return make_config(choice.values.front());
+    } catch (const InputError& error) {
+      throw InputError(at_line(file, choice.line) + error.what());
+    }
   }
-  throw InputError(file.string() + (entry.line ? ":" + std::to_string(entry.line) : "") +
-                   ": expected experiment = \"…\" or config = \"…\", found neither");
+  throw InputError(at_line(file, entry.line) +
+                   "expected experiment = \"…\" or config = \"…\", found neither");
 }
 
 int64_t epochs_of(const Options& options) {
@@ -216,6 +222,9 @@ SweepRun make_run(const fs::path& file, const Entry& entry,
     }
     run.config = options.to_toml();
     run.epochs = epochs_of(options);
+    const int64_t seed = std::exchange(config->run.seed, 0);
+    run.method = options.to_toml();
+    config->run.seed = seed;
   }
   const std::unique_ptr<ExperimentConfig> resolved = config->clone();
   try {
@@ -261,6 +270,7 @@ Sweep read_sweep(const fs::path& file) {
                      " runs, got lists that stand for " + number_text(count));
   }
   std::map<std::string, size_t> lines;
+  std::map<std::string, std::pair<std::string, size_t>> methods;  // by label
   std::map<size_t, std::vector<SweepRun>> by_seed;  // by its place in the entry's list of seeds
   for (const Entry& entry : entries) {
     std::vector<size_t> place(entry.choices.size(), 0);
@@ -277,6 +287,13 @@ Sweep read_sweep(const fs::path& file) {
         throw InputError(file.string() + ": two runs are called " + run.name +
                          " (the entries at lines " + std::to_string(had->second) + " and " +
                          std::to_string(entry.line) + "): give one of them a label");
+      }
+      const auto [same, is_new] = methods.emplace(run.label, std::pair(run.method, entry.line));
+      if (!is_new && same->second.first != run.method) {
+        throw InputError(at_line(file, entry.line) + "expected runs labelled " + run.label +
+                         " to differ in their seed alone, as tables take their mean; the entry at "
+                         "line " +
+                         std::to_string(same->second.second) + " has other options");
       }
       run.place = static_cast<int64_t>(lines.size()) - 1;
       by_seed[seed].push_back(std::move(run));
@@ -352,8 +369,10 @@ int64_t lines_of(const fs::path& path) {
   return std::count(std::istreambuf_iterator<char>(file), {}, '\n');
 }
 
-std::string last_line(const fs::path& path) {
+/// The last line that was written after the first `begin` bytes, or "".
+std::string last_line(const fs::path& path, int64_t begin) {
   std::ifstream file(path);
+  file.seekg(begin);
   std::string line, last;
   while (std::getline(file, line)) {
     if (!line.empty()) last = line;
@@ -387,7 +406,12 @@ class Child {
  public:
   Child(const SweepRequest& request, const SweepFolder& folder, const SweepRun& run,
         int64_t threads)
-      : began_(Clock::now()), first_epoch_(lines_of(folder.run(run.name) / "metrics.jsonl")) {
+      : began_(Clock::now()),
+        first_epoch_(lines_of(folder.run(run.name) / "metrics.jsonl")),
+        log_(folder.log(run.name)) {
+    std::error_code none_yet;
+    const auto size = fs::file_size(log_, none_yet);
+    if (!none_yet) log_begin_ = static_cast<int64_t>(size);
     std::vector<std::string> words = {request.program,
                                       "train",
                                       run.experiment,
@@ -402,7 +426,6 @@ class Child {
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
-    const std::string log = folder.log(run.name).string();
     const pid_t parent = ::getpid();
     pid_ = ::fork();
     if (pid_ < 0)
@@ -413,7 +436,7 @@ class Child {
     if (::getppid() != parent) ::_exit(127);
     ::setpgid(0, 0);  // Ctrl-C reaches the sweep, which passes it on once
     const int nothing = ::open("/dev/null", O_RDWR);
-    const int messages = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
+    const int messages = ::open(log_.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
     ::dup2(nothing, STDIN_FILENO);
     ::dup2(nothing, STDOUT_FILENO);
     ::dup2(messages >= 0 ? messages : nothing, STDERR_FILENO);
@@ -425,11 +448,21 @@ class Child {
 
   void interrupt() const { ::kill(pid_, SIGINT); }
 
-  /// Whether it has ended, and then how: its exit code, or 128 and the signal's number.
-  bool ended(int& code) {
+  /// Whether it has ended, and then how: its exit code, or 128 and the signal's number, and what
+  /// it said last.
+  bool ended(int& code, std::string& message) {
     int status = 0;
     if (::waitpid(pid_, &status, WNOHANG) != pid_) return false;
-    code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    message = last_line(log_, log_begin_);
+    if (WIFEXITED(status)) {
+      code = WEXITSTATUS(status);
+      if (message.empty()) message = "ended with exit code " + std::to_string(code);
+    } else {
+      const int number = WTERMSIG(status);
+      code = 128 + number;
+      message = "ended by signal " + std::to_string(number) + " (" + ::strsignal(number) + ")" +
+                (number == SIGKILL ? ", as where memory runs out" : "");
+    }
     return true;
   }
 
@@ -444,6 +477,8 @@ class Child {
   pid_t pid_ = -1;
   Clock::time_point began_;
   int64_t first_epoch_;
+  fs::path log_;
+  int64_t log_begin_ = 0;  // of this process's messages; those of earlier ones stand before
 };
 
 class Runner {
@@ -525,12 +560,13 @@ class Runner {
 
   void start_more() {
     for (size_t i = 0; i < statuses_.size() && running() < request_.jobs; ++i) {
-      if (statuses_[i].state != RunState::kWaiting) continue;
+      const bool elsewhere = statuses_[i].state == RunState::kElsewhere;
+      if (statuses_[i].state != RunState::kWaiting && !elsewhere) continue;
       const SweepRun& run = *statuses_[i].run;
       Slot& slot = slots_[i];
       slot.lock = RunLock::take(folder_.lock(run.name));
       if (!slot.lock) {
-        become(i, RunState::kElsewhere);
+        if (!elsewhere) become(i, RunState::kElsewhere);
         continue;
       }
       if (finished(run)) {  // by another process, since this one looked
@@ -553,14 +589,15 @@ class Runner {
       status.epoch = epochs_done(run);
       status.eta_seconds = slot.child->eta(status.epoch, run.epochs);
       int code = 0;
-      if (!slot.child->ended(code)) continue;
+      std::string message;
+      if (!slot.child->ended(code, message)) continue;
       slot.child.reset();
       if (code == 0 && finished(run)) {
         become(i, RunState::kFinished);
       } else if (stop_) {
         become(i, RunState::kWaiting);
       } else {
-        status.message = last_line(folder_.log(run.name));
+        status.message = message;
         write_file_atomically(
             folder_.failed(run.name),
             Json{{"run", run.name}, {"exit_code", code}, {"message", status.message}}.dump(2) +

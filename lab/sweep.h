@@ -16,6 +16,7 @@ struct SweepRun {
   std::string label;       ///< shared by the runs that differ in their seed alone
   std::string experiment;  ///< "ssvae"
   std::string config;      ///< all options, as TOML
+  std::string method;      ///< the same, but for the seed
   int64_t epochs = 0;      ///< of all phases
   int64_t place = 0;       ///< in the order of the file, by which shards are dealt out
 };
@@ -39,7 +40,7 @@ struct Sweep {
 /// Reads the file and works out all options of all runs, so that what is wrong with one of them is
 /// found before any begins. Throws InputError: what read_config refuses, options that contradict
 /// each other, an estimator that is not defined for the experiment's variable, two runs of one
-/// name.
+/// name, runs of one label that differ in more than their seed.
 Sweep read_sweep(const std::filesystem::path& file);
 
 /// What `sparsum sweep` is asked.
@@ -56,7 +57,7 @@ enum class RunState {
   kRunning,
   kFinished,   ///< summary.json is there
   kFailed,     ///< ended otherwise; `message` says how
-  kElsewhere,  ///< another process holds it
+  kElsewhere,  ///< another process holds it; tried again while there is other work
 };
 
 /// Where a run is, for whoever shows it.
@@ -65,7 +66,7 @@ struct RunStatus {
   RunState state = RunState::kWaiting;
   int64_t epoch = 0;        ///< complete ones
   double eta_seconds = -1;  ///< of a running one, from its speed so far; −1: not known yet
-  std::string message;      ///< of a failed one: the last line that it wrote
+  std::string message;      ///< of a failed one: the last line that it wrote, or what ended it
 };
 
 /// Is told about a sweep about once a second, and at every change of a run's state.

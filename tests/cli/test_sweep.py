@@ -92,6 +92,34 @@ def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(sparsum: Spars
     assert again.returncode == 1 and again.stderr.startswith("hot-s0: failed: ")
 
 
+def test_a_failure_says_what_ended_this_attempt(sparsum: Sparsum, tmp_path: Path, data: Path):
+    study = write(tmp_path, '[[runs]]\nlabel = "long"\nepochs = 1000\n')
+    out = tmp_path / "out"
+    away = sparsum("sweep", study, "--out", out, "--quiet", env={"SPARSUM_DATA": str(tmp_path / "no")})
+    assert away.returncode == 1 and "not found" in away.stderr
+    process = subprocess.Popen(
+        [str(PROGRAM), "sweep", str(study), "--out", str(out), "--quiet"],
+        env={**os.environ, "SPARSUM_DATA": str(data)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = out / "runs/long-s0/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or not metrics.read_bytes():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 1
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 1
+    told = "ended by signal 9 (Killed), as where memory runs out"
+    assert messages == f"long-s0: failed: {told}\n"
+    failure = json.loads((out / "failed/long-s0.json").read_text())
+    assert failure == {"run": "long-s0", "exit_code": 137, "message": told}
+
+
 def test_shards_share_the_runs_out(sparsum: Sparsum, tmp_path: Path):
     study = write(tmp_path, "[[runs]]\nseed = [0, 1, 2]\n")
     out = tmp_path / "out"

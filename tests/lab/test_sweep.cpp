@@ -69,6 +69,24 @@ seed = 7
   EXPECT_NE(sweep.runs[2].config.find("seed = 7\n"), std::string::npos);
 }
 
+TEST(Sweep, ALabelIsOneMethod) {
+  EXPECT_EQ(refusal("[common]\nexperiment = \"ssvae\"\nlabel = \"x\"\n"),
+            ": label belongs into [[runs]], not into [common]");
+  const std::string same = "[[runs]]\nexperiment = \"ssvae\"\nlabel = \"x\"\n";
+  EXPECT_EQ(
+      refusal(same + "seed = [0, 2]\n" + same + "seed = 1\nlr = 0.5\n"),
+      ":5: expected runs labelled x to differ in their seed alone, as tables take their mean; "
+      "the entry at line 1 has other options");
+  const Folder folder;
+  EXPECT_EQ(read(folder, same + "seed = 0\n" + same + "seed = 1\n").runs.size(), 2u);
+}
+
+TEST(Sweep, WithoutRunsNothingHasALine) {
+  EXPECT_TRUE(refusal("[common]\nexperiment = \"ssvae\"\nestimator = \"arm\"\n")
+                  .starts_with(": estimator 'arm'"));
+  EXPECT_TRUE(refusal("[common]\nexperiment = \"vae\"\n").starts_with(":2: unknown experiment"));
+}
+
 TEST(Sweep, AConfigIsFoundBesideTheFileAndCountsItsEpochs) {
   const Folder folder;
   spit(folder / "base.toml", "experiment = \"ssvae\"\nestimator = \"dense\"\nepochs = 3\n");
