@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # usage: scripts/keep_results.sh SWEEP FOLDER
-# Copies what is worth keeping of a sweep's finished runs (options, summaries, metrics of each epoch, times; no models, no
-# pictures) into FOLDER, of which python -m sparsum.report makes the same page, but for the runs' own pictures. Runs that are
-# not finished are left out.
+# Copies what is worth keeping of a sweep (the options of all runs, how runs failed; of finished ones summaries, metrics of each
+# epoch, times and comparisons of gradients; no models, no pictures) into FOLDER, of which python -m sparsum.report makes the
+# same page, but that runs which are not finished have not started there.
 here=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -14,12 +14,21 @@ sweep=$1 folder=$2
 mkdir -p "$folder/runs"
 cp "$sweep/sweep.json" "$sweep/sweep.toml" "$folder/"
 shopt -s nullglob
+# Those of an earlier call would say of runs what is no longer so.
+rm -f "$folder"/failed/*.json
+for file in "$sweep"/configs/*.toml "$sweep"/failed/*.json "$sweep"/gradient_quality.json; do
+  [[ -f $file ]] || continue
+  into=$folder/${file#"$sweep"/}
+  mkdir -p "${into%/*}"
+  cp "$file" "$into"
+done
 kept=0
 for summary in "$sweep"/runs/*/summary.json; do
   run=${summary%/summary.json}
   into=$folder/runs/${run##*/}
   mkdir -p "$into"
   cp "$run"/{config.toml,summary.json,metrics.jsonl,timing.jsonl} "$into/"
+  [[ ! -f $run/gradient_quality.json ]] || cp "$run/gradient_quality.json" "$into/"
   kept=$((kept + 1))
 done
 echo "$folder: $kept runs"

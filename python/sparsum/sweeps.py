@@ -1,17 +1,19 @@
 """Reading of sweeps' folders, as ``sparsum sweep`` writes them.
 
 A sweep's folder holds ``sweep.json`` (every run with its label), ``sweep.toml`` (the file it was
-made from), ``runs/NAME/`` (a run folder each, see :mod:`sparsum.runs`) and ``failed/NAME.json``
-(how a run ended that failed). It may be read while the sweep goes on: what is readable is returned,
-what is not is listed in :attr:`Sweep.problems`, a line for each thing.
+made from), ``configs/NAME.toml`` (the options of each run, begun or not), ``runs/NAME/`` (a run
+folder each, see :mod:`sparsum.runs`) and ``failed/NAME.json`` (how a run ended that failed). It may
+be read while the sweep goes on: what is readable is returned, what is not is listed in
+:attr:`Sweep.problems`, a line for each thing.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +55,19 @@ class Entry:
     failure: Failure | None = None
     begun: bool = False
     """Whether it has a folder."""
+    waiting: bool = False
+    """Whether it has begun and not yet ended an epoch."""
+    planned: Mapping[str, Any] = field(default_factory=dict)
+    """``configs/NAME.toml``, options spelled with ``-``; empty if it cannot be read."""
+
+    @property
+    def fields(self) -> dict[str, str | float | int | bool]:
+        """The run's options, as it has them or else as they are planned; empty if unknown."""
+        found: dict[str, str | float | int | bool] = {}
+        for key, value in self.planned.items():
+            if isinstance(value, (str, int, float, bool)):
+                found[key.replace("_", "-")] = value
+        return {**found, **(self.run.fields if self.run is not None else {})}
 
     @property
     def state(self) -> State:
@@ -60,7 +75,7 @@ class Entry:
             return "finished"
         if self.failure is not None:
             return "failed"
-        if self.run is not None:
+        if self.run is not None or self.waiting:
             return "not finished"
         return "unreadable" if self.begun else "not started"
 
@@ -207,15 +222,25 @@ def _read_entry(path: Path, entry: Entry, problems: list[str]) -> Entry:
             found = list(run.problems)
         except RunError as error:
             found = [str(error).removeprefix(f"{folder}: ")]
+    waiting = begun and run is None and _has_no_epoch(folder)
+    if waiting:
+        found = ["not finished: begun, no epoch has ended"]
     if run is not None and run.finished:
         failure = None  # an earlier call's: it was done again since
-    read = replace(entry, run=run, failure=failure, begun=begun)
+    planned = _read_planned(path, f"configs/{entry.name}.toml", problems)
+    if not planned and waiting:
+        planned = _read_planned(path, f"{where}/config.toml", problems)
+    read = replace(entry, run=run, failure=failure, begun=begun, waiting=waiting, planned=planned)
     if failure is not None:
         problems.append(f"{where}: {failure}")
-        found = [problem for problem in found if "the run has not finished" not in problem]
+        found = [
+            problem
+            for problem in found
+            if "the run has not finished" not in problem and not waiting
+        ]
     if run is not None and read.state == "not finished":
-        planned = run.planned_epochs
-        of = f" of {planned}" if planned else ""
+        epochs = run.planned_epochs
+        of = f" of {epochs}" if epochs else ""
         found = [
             f"not finished: epoch {run.last_epoch}{of}"
             if "the run has not finished" in problem
@@ -228,6 +253,32 @@ def _read_entry(path: Path, entry: Entry, problems: list[str]) -> Entry:
         if own != entry.experiment:
             problems.append(f"{where}: expected the experiment {entry.experiment}, got {own}")
     return read
+
+
+def _has_no_epoch(folder: Path) -> bool:
+    """Whether a run folder holds options and nothing else yet."""
+    try:
+        metrics = folder / "metrics.jsonl"
+        return (
+            (folder / "config.toml").is_file()
+            and not (folder / "summary.json").exists()
+            and not (metrics.exists() and metrics.read_bytes().strip())
+        )
+    except OSError:
+        return False
+
+
+def _read_planned(path: Path, where: str, problems: list[str]) -> dict[str, Any]:
+    """Options from a file, or none; only a file that is there and damaged is a problem."""
+    try:
+        return tomllib.loads((path / where).read_bytes().decode())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        problems.append(f"{where}: cannot be read ({error.strerror or one_line(error)})")
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError too
+        problems.append(f"{where}: not TOML ({one_line(error)})")
+    return {}
 
 
 def _read_failure(path: Path, problems: list[str]) -> Failure | None:

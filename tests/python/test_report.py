@@ -315,7 +315,7 @@ def test_report_of_a_bit_vector_run(make_bit_run, tmp_path, capsys):
         "3.7422 ± 0.0003",
         "published: 3.72",
         "estimated on 1,000 test images by importance sampling with 1,024 draws each",
-        "Correia, Niculae, Aziz and Martins, 2020, figure 2 and appendix",
+        "Correia, Niculae, Aziz and Martins, 2020, figure 2; the numbers are in the table",
         "−2033.3",
         "40 codes drawn from the prior",
         "one bit flipped",

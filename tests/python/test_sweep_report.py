@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,23 @@ from sparsum.report.__main__ import main
 from sparsum.report.intervals import Sample, difference, t_probability, t_quantile
 from sparsum.report.methods import studies, unlike
 from sparsum.report.metrics import ACCURACY, EVALUATIONS, SUCCESS
-from sparsum.report.published import departures, published
+from sparsum.report.published import FREE, OPTIONS, departures, published
 from sparsum.report.sweep_figures import bands
 from sparsum.report.sweep_page import compute_seconds
 from sparsum.report.sweep_tables import difference_text, method_csv, method_table, sample_text
 from sparsum.report.tables import Table
 from sparsum.runs import read_run
 from sparsum.sweeps import SweepError, is_sweep, read_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def resolved(name: str) -> dict[str, object]:
+    """The options of a file of configs/, as a run has them: with the program's own values."""
+    fields = tomllib.loads((ROOT / "configs" / f"{name}.toml").read_text())
+    others = {"structure": "bits", "budget": -1} if fields["experiment"] == "bitvector" else {}
+    return {**others, **fields}
+
 
 AS_PUBLISHED = {
     "labelled": 5000,
@@ -58,6 +69,25 @@ def fail(root: Path, name: str, code: int = 3, message: str = "sparsum: no such 
     (root / "failed" / f"{name}.json").write_text(json.dumps(content))
 
 
+def add_run(root: Path, name: str, label: str, experiment: str = "ssvae") -> None:
+    plan = json.loads((root / "sweep.json").read_text())
+    plan["runs"].append({"name": name, "label": label, "experiment": experiment})
+    (root / "sweep.json").write_text(json.dumps(plan))
+
+
+def plan_run(root: Path, name: str, folder: str = "configs", **options: object) -> None:
+    """Writes the options of a run that has not begun."""
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    known = {"experiment": "ssvae", "dataset": "mnist", "epochs": 200, **options}
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in known.items())
+    (root / folder / f"{name}.toml").write_text(text)
+
+
+def just_begun(root: Path, name: str) -> None:
+    plan_run(root, "config", f"runs/{name}", estimator="nvil")
+    (root / "runs" / name / "metrics.jsonl").write_text("")
+
+
 @pytest.fixture
 def make_game(tmp_path, make_run):
     """Makes a run folder of the signal game."""
@@ -85,8 +115,10 @@ def make_game(tmp_path, make_run):
             }
             rows.append(row)
         write_lines(path / "metrics.jsonl", rows)
+        config = (path / "config.toml").read_text()
+        (path / "config.toml").write_text(config.replace("warmup-epochs = 0\n", ""))
         summary = json.loads((path / "summary.json").read_text())
-        del summary["warmup"]
+        del summary["warmup"], summary["warmup_epochs"]
         test = {"success": success, "nll": 0.3, "entropy": 0.1, "evaluations": evaluations(calls)}
         summary["test"] = test
         (path / "summary.json").write_text(json.dumps(summary))
@@ -217,6 +249,23 @@ def test_one_seed_has_no_interval_and_equal_seeds_an_empty_one():
     assert difference(Sample((96.0, 96.0)), 95.0, 0.0, 10).seen is True
 
 
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e154, 1e200, 1e300])
+def test_statistics_of_large_and_small_numbers(size):
+    sample = Sample((-size, size, size))
+    deviation = sample.deviation
+    assert deviation == pytest.approx(2 * size / math.sqrt(3), rel=1e-12)
+    for published in ((), (size, 10)):
+        apart = difference(sample, 0.0, *published)
+        assert apart.high is not None and apart.high > apart.value > 0
+        assert math.isfinite(apart.high)
+
+
+def test_one_run_with_an_enormous_number_does_no_harm(make_vae_sweep, tmp_path):
+    root = make_vae_sweep({"dense": [0.96, -1e200, 0.98]}, warmup=1, epochs=1)
+    assert main([str(root), "--out", str(tmp_path / "out")]) == 0
+    assert "± 5.774e+201" in (tmp_path / "out" / "table-ssvae.md").read_text()
+
+
 def test_bands_are_quartiles_of_the_seeds_that_are_there():
     found = bands([([1, 2], [1.0, 5.0]), ([1, 2], [2.0, 7.0]), ([1], [4.0]), ([1], [3.0])])
     assert found is not None
@@ -297,6 +346,100 @@ def test_departures_from_the_published_setting(make_run, make_game, make_bit_run
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"estimator": "top-k", "k": 2}, ["k 2, not 10"]),
+        ({"algorithm": "closed-form"}, ["algorithm closed-form, not active-set"]),
+        ({"encoding": "one-state"}, ["encoding one-state, not both-states"]),
+        ({"lr-schedule": "cosine"}, ["lr-schedule cosine, not constant"]),
+        ({"estimator": "sfe", "samples": 16}, ["samples 16, not 1"]),
+        ({"estimator": "gumbel", "temperature": 5.0}, ["temperature 5.0, not 1.0"]),
+        ({"estimator": "nvil", "baseline-lr": 0.5}, ["baseline-lr 0.5, not 0.001"]),
+        ({"estimator": "sparsemap", "temperature": 5.0}, []),
+        ({"validation": 7}, ["validation 7, not 5000"]),
+        ({"max-iterations": 7}, ["max-iterations 7"]),
+        ({"a-new-option": True}, ["a-new-option true, of which nothing is published"]),
+        ({"device": "cuda", "data": "/x", "seed": 7, "max-evaluations-per-chunk": 9}, []),
+    ],
+)
+def test_every_option_that_matters_is_compared(options, found):
+    fields = resolved("bitvector-sparsemap-d32")
+    estimator = options.get("estimator")
+    if estimator in ("sfe", "gumbel", "nvil"):
+        fields["lr"] = 1e-3
+    assert departures({**fields, **options}) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "found"),
+    [
+        ("ssvae-sfe", {"baseline": "none"}, ["baseline none, not moving-average"]),
+        ("ssvae-sfe", {"split": "stratified"}, ["split stratified, not published"]),
+        (
+            *("ssvae-sfe", {"split": "stratified", "split-seed": 3}),
+            ["split stratified, not published", "split-seed 3, not 0"],
+        ),
+        ("ssvae-sfe", {"split-seed": 3}, []),
+        ("ssvae-sfe", {"warmup-lr": 0.1}, ["warmup-lr 0.1, not 0.001"]),
+        ("ssvae-gumbel", {"temperature-decay": 1e-5}, ["temperature-decay 1e-05, not 0.0001"]),
+        ("signal-features-dense", {"hidden": 7}, ["hidden 7, not 512"]),
+        ("signal-features-dense", {"embedding": 8}, ["embedding 8, not 256"]),
+    ],
+)
+def test_departures_of_other_experiments(name, options, found):
+    assert departures({**resolved(name), **options}) == found
+
+
+def test_rates_that_were_chosen_for_digits_and_clothes_are_named_once():
+    words = "dataset mnist+fashion-mnist, not features of ImageNet"
+    chosen = " (learning rate and weight of the entropy are those chosen for it)"
+    fields = resolved("signal-dense")
+    assert departures(fields) == [words + chosen]
+    assert departures({**fields, "lr": 0.0, "entropy-weight": -1.0}) == [words + chosen]
+    assert departures({**fields, "lr": 0.5}) == [
+        *(words, "lr 0.5, not 0.001", "entropy-weight 0.03, not 0.1"),
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_files_of_published_settings_are_as_published(path):
+    fields = resolved(path.stem)
+    found = departures(fields)
+    if fields["dataset"] == "mnist+fashion-mnist":
+        assert len(found) == 1 and "chosen for it" in found[0], found
+    elif published(fields) is not None:
+        assert found == []
+    else:
+        return
+    # What leaves the choice to the program is no departure.
+    automatic = {"lr": 0.0, "k": 0, "temperature-decay": -1.0, "baseline-lr": 0.0, "batch-size": 0}
+    given = {key: value for key, value in automatic.items() if key in fields}
+    assert departures({**fields, **given}) == found
+
+
+def test_the_table_of_options_has_all_that_the_program_has():
+    declared = re.compile(r'\b(?:o|options)\s*\.add\(\s*"([a-z-]+)"')
+    common = [ROOT / "lab" / "estimator_options.cpp", ROOT / "lab" / "experiment.cpp"]
+    shared = {name for path in common for name in declared.findall(path.read_text())}
+    assert {"k", "samples", "lr-schedule", "seed"} <= shared
+    for experiment, known in OPTIONS.items():
+        source = (ROOT / "lab" / "experiments" / f"{experiment}.cpp").read_text()
+        names = shared | set(declared.findall(source))
+        assert {"epochs", "lr", "dataset"} <= names
+        assert names - set(known) - set(FREE) - {"dataset"} == set()
+        assert set(known) - names == set(), "no option that there is not"
+
+
+def test_the_table_of_options_is_that_of_kept_runs():
+    paths = sorted((ROOT / "results").glob("*/runs/*/config.toml"))
+    assert paths
+    free = {"lr", "entropy-weight", "epochs", "importance-images", "algorithm", "dataset"}
+    for path in paths:
+        for words in departures(tomllib.loads(path.read_text())):
+            assert words.split()[0] in free, (path.parent.name, words)
+
+
 # --- methods and tables --------------------------------------------------------------------------
 
 
@@ -323,7 +466,7 @@ def test_table_of_methods_by_hand(make_vae_sweep):
     # t(0.975; 2) = 4.303, standard deviation 1, three seeds: ± 2.48 around 97 − 96.87.
     assert table.rows[0] == (
         *("sparsemax", "3", "97.00 ± 1.00", "96.87 †", "+0.13\n[−2.35, +2.61]"),
-        *("−98.2 ± 0.0", "1.01", "1.01", "1 min 03 s"),
+        *("−98.2 ± 0.0", "1.01 ± 0.00", "1.01 ± 0.01", "1 min 03 s"),
     )
     assert table.rows[1][:5] == (
         *("dense", "1", "96.93", "96.93 †", "+0.00\n(one seed: no interval)"),
@@ -336,6 +479,7 @@ def test_table_of_methods_by_hand(make_vae_sweep):
     assert rows[0]["interval of"] == "one-sample t"
     assert rows[0]["runs"].split("; ") == [f"ssvae-mnist-sparsemax-s{i}" for i in range(3)]
     assert rows[1]["interval low"] == rows[2]["published mean"] == ""
+    assert rows[0]["published calls standard deviation"] == "0.01"
     assert "epochs 2, not 200" in rows[0]["not as published"]
     assert compute_seconds(sweep.runs) == pytest.approx((6 * 63.4, 12 * 63.4))
 
@@ -414,6 +558,7 @@ def test_runs_of_a_method_that_differ_in_more_than_the_seed(make_run, tmp_path):
 def test_numbers_as_text():
     assert sample_text(ACCURACY, Sample((96.0, 97.0))) == "96.50 ± 0.71"
     assert sample_text(ACCURACY, Sample((96.0,))) == "96.00"
+    assert sample_text(EVALUATIONS, Sample((3.0, 4.0))) == "3.50 ± 0.71"
     assert sample_text(EVALUATIONS, None) == "–"
     assert difference_text(ACCURACY, None) == "–"
     assert difference_text(ACCURACY, difference(Sample((96.0,)), 97.0)).startswith("−1.00\n(one")
@@ -564,7 +709,7 @@ def test_broken_and_unfinished_runs_are_named_and_the_rest_is_drawn(
     errors = capsys.readouterr().err.splitlines()
     assert all(line.startswith("report: ") for line in errors)
     text = Page((out / "index.html").read_text()).text
-    footer = text.split("What could not be read")[1]
+    footer = text.split("What is missing above")[1]
     for problem in (
         "runs/half-s0: not finished: epoch 3 of 5",
         "runs/broke-s0: failed with exit code 3: training stopped: the objective is nan",
@@ -668,17 +813,112 @@ def test_a_sweep_without_anything_to_show(tmp_path, capsys, content, problem):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"report: {root}: nothing to show: ")
     assert problem in line
-    assert not (tmp_path / "out").exists()
+    html = (tmp_path / "out" / "index.html").read_text()
+    text = Page(html).text
+    assert "Study: my sweep" in text and "There is nothing to show" in text
+    assert problem in text
+    assert str(tmp_path) not in html, "no path of the machine"
 
 
 def test_a_sweep_that_has_not_begun(tmp_path, capsys):
-    root = describe(tmp_path / "sweep", [("a-s0", "a", "ssvae")])
+    names = [("a-s0", "a", "ssvae"), ("b-s0", "b", "ssvae"), ("c-s0", "c", "ssvae")]
+    root = describe(tmp_path / "sweep", names)
     fail(root, "a-s0")
-    assert main([str(root), "--out", str(tmp_path / "out")]) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert first == "report: runs/a-s0: failed with exit code 3: sparsum: no such file"
-    assert second.endswith("no run of the sweep can be read: nothing is drawn")
-    assert not (tmp_path / "out").exists()
+    just_begun(root, "c-s0")
+    out = tmp_path / "out"
+    assert main([str(root), "--out", str(out)]) == 2
+    output = capsys.readouterr()
+    *problems, last = output.err.splitlines()
+    expected = [
+        "runs/a-s0: failed with exit code 3: sparsum: no such file",
+        "runs/c-s0: not finished: begun, no epoch has ended",
+        "1 run has not started: b-s0",
+    ]
+    assert problems == [f"report: {problem}" for problem in expected]
+    assert last.endswith("no run of the sweep has anything to show")
+    assert output.out.startswith(f"Report: {out / 'index.html'}")
+    assert [path.name for path in out.iterdir()] == ["index.html"]
+    text = Page((out / "index.html").read_text()).text
+    planned = "These methods are planned: a b c"
+    for words in (*expected, "0 of 3 runs finished", "3 methods", planned):
+        assert words in text, words
+
+
+def test_a_run_that_has_just_begun_is_not_called_damaged(make_vae_sweep, tmp_path, capsys):
+    root = make_vae_sweep({"dense": [0.96]}, warmup=1, epochs=1)
+    add_run(root, "b-s0", "b")
+    just_begun(root, "b-s0")
+    (entry,) = read_sweep(root).entries[1:]
+    assert (entry.state, entry.run, entry.fields["estimator"]) == ("not finished", None, "nvil")
+    out = tmp_path / "out"
+    assert main([str(root), "--out", str(out)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "report: runs/b-s0: not finished: begun, no epoch has ended"
+    text = Page((out / "index.html").read_text()).text
+    footer = text.split("What is missing above, has not finished, or could not be read:")[1]
+    assert line.removeprefix("report: ") in footer
+    assert "1 not finished" in text and "unreadable" not in text
+    assert "| 0 of 1 | – | 96.01 |" in (out / "table-ssvae.md").read_text()
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_methods_that_have_not_begun_leave_the_settings_alone(make_vae_sweep, tmp_path, planned):
+    root = make_vae_sweep({"dense": [0.96, 0.97]}, warmup=1, epochs=1)
+    add_run(root, "ssvae-mnist-sfe-plus-s0", "ssvae-mnist-sfe-plus")
+    if planned:
+        plan_run(root, "ssvae-mnist-sfe-plus-s0", estimator="sfe-plus")
+    (study,) = studies(read_sweep(root))
+    assert [words for words, _ in study.settings()] == [""]
+    assert [metric.key for metric in study.curves] == ["accuracy", "elbo"]
+    assert [method.name for method in study] == ["dense", "sfe-plus"]
+    out = tmp_path / "out"
+    assert main([str(root), "--out", str(out)]) == 0
+    text = Page((out / "index.html").read_text()).text
+    assert "Not begun: sfe-plus." in text
+    assert "Without a published value" not in text
+    assert ("96.53" in text) == planned
+
+
+def test_options_of_a_plan_that_cannot_be_read(make_vae_sweep):
+    root = make_vae_sweep({"dense": [0.96]}, warmup=1, epochs=1)
+    add_run(root, "b-s0", "b")
+    (root / "configs").mkdir()
+    (root / "configs" / "b-s0.toml").write_text("= nonsense")
+    first, second = read_sweep(root).problems
+    assert first.startswith("configs/b-s0.toml: not TOML (")
+    assert second == "1 run has not started: b-s0"
+
+
+@pytest.mark.parametrize("test", [3, None, {"accuracy": None}, {"accuracy": "high"}])
+def test_a_finished_run_without_a_result_is_not_counted(make_vae_sweep, tmp_path, capsys, test):
+    root = make_vae_sweep({"dense": [0.96, 0.97, 0.98]}, warmup=1, epochs=1)
+    path = root / "runs" / "ssvae-mnist-dense-s1" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "test": test}))
+    out = tmp_path / "out"
+    assert main([str(root), "--out", str(out)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("report: runs/ssvae-mnist-dense-s1: summary.json: test.accuracy")
+    assert line.endswith("got none: the means are without")
+    text = Page((out / "index.html").read_text()).text
+    assert line.removeprefix("report: ") in text
+    assert "| dense | 2 of 3 | 97.00 ± 1.41 |" in (out / "table-ssvae.md").read_text()
+    (row,) = csv.DictReader(io.StringIO((out / "table-ssvae.csv").read_text()))
+    assert (row["seeds"], row["planned"]) == ("2", "3")
+    assert row["runs"] == "ssvae-mnist-dense-s0; ssvae-mnist-dense-s2"
+
+
+def test_a_mean_over_fewer_seeds_says_so(make_vae_sweep, tmp_path, capsys):
+    root = make_vae_sweep({"dense": [0.96, 0.97, 0.98]}, warmup=1, epochs=1)
+    path = root / "runs" / "ssvae-mnist-dense-s1" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["test"]["elbo"] = None
+    path.write_text(json.dumps(summary))
+    out = tmp_path / "out"
+    assert main([str(root), "--out", str(out)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "summary.json: test.elbo: expected a number, got none" in line
+    assert "| dense | 3 | 97.00 ± 1.00 |" in (out / "table-ssvae.md").read_text()
+    assert "| −98.2 ± 0.0 (n = 2) |" in (out / "table-ssvae.md").read_text()
 
 
 def test_runs_are_found_where_the_description_is_damaged(make_vae_sweep):
@@ -724,6 +964,15 @@ def test_gradient_quality_is_shown(make_vae_sweep, tmp_path, capsys):
     assert (out / "gradient_quality.pdf").read_bytes().startswith(b"%PDF")
     for suffix in ("md", "tex", "csv"):
         assert "relaxed-1" in (out / f"gradient_quality.{suffix}").read_text()
+    rows = list(csv.reader(io.StringIO((out / "gradient_quality.csv").read_text())))
+    assert len(set(rows[0])) == len(rows[0])
+    for row in rows[1:]:
+        assert len(row) == len(rows[0])
+        for cell in row[3:]:
+            float(cell)
+    last = dict(zip(rows[0], rows[-1]))
+    assert last["scores: bias"] == str(19 / 4 / 2)
+    assert last["scores: bias standard error"] == "0.05"
     assert "bit-vector(5)" in (out / "index.html").read_text()
 
 

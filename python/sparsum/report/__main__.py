@@ -4,7 +4,8 @@ A RUN is a folder that ``sparsum train`` wrote, or one with what ``sparsum gradi
 found, or both. A SWEEP is one that ``sparsum sweep`` wrote.
 
 The report's place and its files go to stdout, what is wrong with a run to stderr. Exit status: 0,
-also when some runs cannot be read; 2 when none can, or the report cannot be written.
+also when some runs cannot be read; 2 when none can, or the report cannot be written. Of a sweep of
+which no run can be read, be it that none has begun, there is a page, which says so, and status 2.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        written = _sweep(sweeps[0], options.out) if sweeps else _runs(options.runs, options.out)
+        shown, written = (
+            _sweep(sweeps[0], options.out) if sweeps else _runs(options.runs, options.out)
+        )
     except ImportError as error:
         print(f"report: matplotlib is needed to draw ({error})", file=sys.stderr)
         return 2
@@ -51,36 +54,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = max(len(name) for name, _ in written)
     for name, shows in written:
         print(f"  {name:<{width}}  {shows}")
-    return 0
+    return 0 if shown else 2
 
 
-def _runs(paths: Sequence[Path], out: Path) -> list[tuple[str, str]]:
-    """The report of runs: the files and what they show; none if there is nothing to draw."""
+def _runs(paths: Sequence[Path], out: Path) -> tuple[bool, list[tuple[str, str]]]:
+    """The report of runs: whether it shows any, the files and what they show; or no files."""
     runs, qualities, problems = _read(paths)
     for problem in problems:
         print(f"report: {problem}", file=sys.stderr)
     if not runs and not qualities:
         print("report: none of the runs can be read: nothing is drawn", file=sys.stderr)
-        return []
-    return write_report(runs, problems, out, qualities)
+        return False, []
+    return True, write_report(runs, problems, out, qualities)
 
 
-def _sweep(path: Path, out: Path) -> list[tuple[str, str]]:
-    """The report of a sweep: the same."""
+def _sweep(path: Path, out: Path) -> tuple[bool, list[tuple[str, str]]]:
+    """The report of a sweep: the same, and a page that says so where there is nothing to draw."""
     try:
         sweep = read_sweep(path)
     except SweepError as error:
+        written = sweep_report.write_empty(
+            path.resolve().name, [str(error).removeprefix(f"{path}: ")], out
+        )
         print(f"report: {error}", file=sys.stderr)
-        return []
-    if not sweep.runs:
-        for problem in sweep.problems:
-            print(f"report: {problem}", file=sys.stderr)
-        print(f"report: {path}: no run of the sweep can be read: nothing is drawn", file=sys.stderr)
-        return []
+        return False, written
     written, problems = sweep_report.write_report(sweep, out)
     for problem in problems:
         print(f"report: {problem}", file=sys.stderr)
-    return written
+    if not sweep.runs:
+        print(f"report: {path}: no run of the sweep has anything to show", file=sys.stderr)
+    return bool(sweep.runs), written
 
 
 def write_report(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparsum.report.metrics import Metric
+from sparsum.report.metrics import EVALUATIONS, Metric
 
 Caption = tuple[tuple[str, str], ...]
 """Headings and texts, without mark-up."""
 
 _SHOWS, _UNITS, _LOOK = "What it shows", "Units", "What to look for"
+
+_HIGHER = ("accuracy", "success", "elbo", "mutual_information", "exact")
+_LOWER = ("nll", "nll.bits_per_dimension", "distortion")
+"""Keys of metrics of which more, and of which less, is better."""
 
 
 def results(metrics: Sequence[Metric], *, started: bool) -> Caption:
@@ -19,25 +23,51 @@ def results(metrics: Sequence[Metric], *, started: bool) -> Caption:
         " between the two is what the unlabelled images were worth."
     )
     units = [
-        f"{m.name[0].upper()}{m.name[1:]}: {m.unit}, {m.meaning}." for m in metrics if m.meaning
+        f"{_capital(m.name)}: {', '.join(filter(None, (m.unit, m.meaning)))}."
+        for m in metrics
+        if m.meaning
     ]
     if len(units) < len(metrics):
         units.append("Others: as logged.")
     return (
         (
             _SHOWS,
-            "One line per run, measured on test images, which no choice was made by. The filled"
+            "One line per run, measured on test data, which no choice was made by. The filled"
             " diamond with its number is the model of the best validation score"
             + (start if started else "."),
         ),
         (_UNITS, " ".join(units)),
-        (
-            _LOOK,
-            "Accuracy and ELBO: further right is better. Loss evaluations: further left is"
-            " cheaper, and 1 is the least there is. A good method is on the right in the first and"
-            " on the left in the last.",
-        ),
+        (_LOOK, _directions(metrics)),
     )
+
+
+def _directions(metrics: Sequence[Metric]) -> str:
+    """On which side of each panel a good method is."""
+    up, down, rest = [], [], []
+    for metric in metrics:
+        if metric.key in _HIGHER:
+            up.append(metric.name)
+        elif metric.key in _LOWER:
+            down.append(metric.name)
+        elif metric is not EVALUATIONS:
+            rest.append(metric.name)
+    found = [f"{_capital(_listed(up))}: further right is better."] if up else []
+    if down:
+        found.append(f"{_capital(_listed(down))}: further left is better.")
+    if EVALUATIONS in metrics:
+        found.append("Loss evaluations: further left is cheaper, and 1 is the least there is.")
+    if rest:
+        found.append(f"{_capital(_listed(rest))}: neither side is better in itself.")
+    return " ".join(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def evaluations(*, bands: bool, exact: bool = False) -> Caption:
@@ -124,8 +154,8 @@ def signal_evaluations(*, bands: bool, exact: bool = False) -> Caption:
     )
 
 
-def rate_distortion(*, unfinished: bool, several_data_sets: bool) -> Caption:
-    """``unfinished``: results of the last validation are drawn too."""
+def rate_distortion(*, unfinished: bool, each: str = "") -> Caption:
+    """``unfinished``: results of the last validation are drawn too; ``each``: what has a panel."""
     return (
         (
             _SHOWS,
@@ -140,7 +170,7 @@ def rate_distortion(*, unfinished: bool, several_data_sets: bool) -> Caption:
             + " All points of a dashed line have the same ELBO, minus the sum of the two. The"
             " dotted upright line is the most that D bits can tell, D · log 2, reached when every"
             " image has a single code."
-            + (" Each data set has its own panel." if several_data_sets else ""),
+            + (f" Each {each} has its own panel." if each else ""),
         ),
         (
             _UNITS,

@@ -81,6 +81,10 @@ footer ul { margin: 6px 0 14px; padding-left: 20px; }
 """
 
 
+COLUMN = 960
+"""Pixels that the page's text is wide."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A comparison of gradients: its figure and its numbers."""
@@ -130,8 +134,17 @@ def table(shown: Table) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{cell(text)}</td>" for text in row) + "</tr>" for row in shown.rows
     )
-    wide = ' class="wide"' if len(shown.header) > 10 else ""
+    wide = ' class="wide"' if _pixels(shown) > COLUMN else ""
     return f"<table{wide}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _pixels(shown: Table) -> float:
+    """About how wide the table is in its usual type; the first column breaks its lines."""
+    total = 158.0
+    for place, title in enumerate(shown.header[1:], start=1):
+        cells = [line for row in shown.rows for line in row[place].split("\n")]
+        total += 18 + 7.6 * max(map(len, [*title.split(), *cells]))
+    return total
 
 
 def data_uri(png: bytes) -> str:

@@ -24,6 +24,9 @@ from sparsum.report.panels import FULL_HEIGHT, Drawing
 from sparsum.report.style import DOTTED, MEDIAN_DASH, MUTED, EpochAxis
 from sparsum.runs import Run
 
+MOST_ABREAST = 4
+"""Panels of test results side by side."""
+
 LOW_HEIGHT = 2.3
 """Inches that a panel of secondary interest takes."""
 
@@ -71,16 +74,24 @@ def results(drawing: Drawing) -> Picture | None:
     count = len(finished.runs)
     if count < 2:
         return None
-    figure = Figure(figsize=(style.WIDTH, 1.25 + 0.42 * count), layout="constrained")
-    grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)
-    for axes, metric in zip(grid[0], metrics, strict=True):
+    rows = -(-len(metrics) // MOST_ABREAST)
+    columns = -(-len(metrics) // rows)
+    figure = Figure(
+        figsize=(style.WIDTH, 0.35 + rows * (0.9 + 0.42 * count)),
+        layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.03),
+    )
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, metric in zip(grid, metrics):
         panels.results_panel(axes, finished, metric)
+    for axes in grid[len(metrics) :]:
+        axes.set_visible(False)
     started = any(finished.has_result(f"warmup.test.{metric.key}") for metric in metrics)
     key = [marker("D", "best model by validation")]
     if started:
         start = "the warm-started model, before it saw unlabelled images"
         key.insert(0, marker("o", start, filled=False))
     figure.legend(handles=key, loc="outside lower left", ncols=2, handletextpad=0.3)
+    style.thin_ticks(figure)
     names = ", ".join(metric.name for metric in metrics)
     return Picture(
         "results.png",
@@ -249,7 +260,9 @@ def rate_distortion(drawing: Drawing) -> Picture | None:
         "rate_distortion.png",
         "Rate and distortion",
         "the two parts of the ELBO against each other, one point a run",
-        captions.rate_distortion(unfinished=False in finals, several_data_sets=len(data) > 1),
+        captions.rate_distortion(
+            unfinished=False in finals, each="data set" if len(data) > 1 else ""
+        ),
         _png(figure),
     )
 
@@ -335,16 +348,25 @@ def _legends(figure: Figure, drawing: Drawing, key: Sequence[Artist]) -> None:
     ]
     longest = max(len(str(entry.get_label())) for entry in entries)
     columns = max(1, min(len(entries), 110 // (longest + 8)))
+    make_room(figure, len(entries), columns)
     figure.legend(handles=entries, loc="outside upper left", ncols=columns)
     if key:
         figure.legend(handles=list(key), loc="outside lower left", ncols=len(key))
+
+
+def make_room(figure: Figure, entries: int, columns: int) -> None:
+    """Makes the figure higher by the rows of a legend beyond two."""
+    rows = -(-entries // columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.21 * max(0, rows - 2))
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
     """The figure as a ``png``, ``svg`` or ``pdf`` file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    figure.savefig(buffer, format=kind, dpi=style.DPI, metadata=metadata)
+    with style.missing_glyphs_told():
+        figure.savefig(buffer, format=kind, dpi=style.DPI, metadata=metadata)
     return buffer.getvalue()
 
 

@@ -37,6 +37,15 @@ _MARKERS = ("D", "s", "o", "^", "v", "P", "X")
 
 _NUMBERS = ("bias", "bias_error", "variance", "cosine", "rmse")
 
+_COLUMNS = {
+    "bias": "bias",
+    "bias_error": "bias standard error",
+    "sd": "standard deviation",
+    "cosine": "cosine",
+    "rmse": "RMSE",
+}
+"""Keys of a row's parts and their headings in a file."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -116,6 +125,25 @@ def table(quality: Quality) -> Table:
             cells += [_text(n["sd"]), _text(n["cosine"]), _text(n["rmse"])]
         rows.append(tuple(cells))
     return Table(tuple(header), tuple(rows))
+
+
+def csv_rows(quality: Quality) -> list[list[object]]:
+    """The same at full precision, a column a number; None where a number is unknown."""
+
+    def known(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    header: list[object] = ["estimator", "family", "objective", "calls per example", "time (ms)"]
+    for part in PARTS:
+        header += [f"{part}: {name}" for name in _COLUMNS.values()]
+    lines = [header]
+    for row in quality.rows:
+        line: list[object] = [row.name, row.family, row.objective]
+        line += [known(row.evaluations), known(row.milliseconds)]
+        for part in PARTS:
+            line += [known(row.parts[part][name]) for name in _COLUMNS]
+        lines.append(line)
+    return lines
 
 
 def draw(quality: Quality, file: str) -> Picture:

@@ -29,8 +29,8 @@ class Sample:
         if self.count < 2:
             return None
         mean = self.mean
-        squares = math.fsum((value - mean) ** 2 for value in self.values)
-        return math.sqrt(squares / (self.count - 1))
+        # hypot, as squares of large values would overflow and those of small ones vanish.
+        return math.hypot(*(value - mean for value in self.values)) / math.sqrt(self.count - 1)
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ def difference(
     own = sample.deviation
     if own is None:
         return Difference(value)
-    first = own**2 / sample.count
-    freedom, variance, test = float(sample.count - 1), first, "one-sample t"
+    first = own / math.sqrt(sample.count)
+    freedom, error, test = float(sample.count - 1), first, "one-sample t"
     if deviation is not None and count > 1:
-        second = deviation**2 / count
-        variance, test = first + second, "Welch"
-        if variance > 0:
-            # By shares, as the squares of small variances would vanish.
-            ours, theirs = first / variance, second / variance
+        second = deviation / math.sqrt(count)
+        error, test = math.hypot(first, second), "Welch"
+        if error > 0:
+            # By shares of the variance, as squares of large or small errors leave the range.
+            ours, theirs = (first / error) ** 2, (second / error) ** 2
             freedom = 1.0 / (ours**2 / (sample.count - 1) + theirs**2 / (count - 1))
-    half = t_quantile(0.5 + LEVEL / 2, freedom) * math.sqrt(variance)
+    half = t_quantile(0.5 + LEVEL / 2, freedom) * error
     return Difference(value, value - half, value + half, test)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsum.runs import Run
@@ -94,9 +94,9 @@ def slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.").lower() or "run"
 
 
-def own_options(run: Run) -> dict[str, object]:
+def own_options(run: Run | Mapping[str, object]) -> dict[str, object]:
     """What a run is: its options without those that its estimator does not read."""
-    options = run.fields
+    options = run.fields if isinstance(run, Run) else run
     estimator = str(options.get("estimator", ""))
     return {k: v for k, v in options.items() if estimator in _READ_BY.get(k, (estimator,))}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparsum.report.experiments import Experiment, experiment_named, experiment_of
@@ -46,15 +46,41 @@ class Method:
         return [run for run in self.runs if run.finished]
 
     @property
+    def begun(self) -> bool:
+        return any(entry.begun for entry in self.entries)
+
+    @property
+    def options(self) -> list[dict[str, str | float | int | bool]]:
+        """Those of each run, begun or not, of which they are known."""
+        return [fields for entry in self.entries if (fields := entry.fields)]
+
+    @property
+    def fields(self) -> dict[str, str | float | int | bool]:
+        """The options of the first run of which they are known, begun ones before others."""
+        begun = [entry.fields for entry in self.entries if entry.run is not None]
+        return next((fields for fields in (*begun, *self.options) if fields), {})
+
+    @property
     def published(self) -> Published | None:
         """What is published of it, if all its runs are of the same method."""
-        found = {published(run) for run in self.runs}
+        found = {published(fields) for fields in self.options}
         return found.pop() if len(found) == 1 else None
 
     @property
     def departures(self) -> list[str]:
-        """In what its runs were made otherwise than published."""
-        return list(dict.fromkeys(d for run in self.runs for d in departures(run)))
+        """In what its runs are made otherwise than published."""
+        return list(dict.fromkeys(d for fields in self.options for d in departures(fields)))
+
+    def used(self, metric: Metric | None) -> list[Entry]:
+        """The finished runs that have a test result; without a metric, none has."""
+        if metric is None:
+            return []
+        key = f"test.{metric.key}"
+        return [
+            entry
+            for entry in self.entries
+            if entry.run is not None and entry.run.finished and entry.run.result(key) is not None
+        ]
 
     def sample(self, metric: Metric) -> Sample | None:
         """The test results of the finished runs, as shown; None if there are none."""
@@ -111,18 +137,22 @@ class Study:
     @property
     def curves(self) -> tuple[Metric, ...]:
         """What is drawn by epoch: two numbers, or of several settings one."""
-        return self.experiment.curves[: 2 if len(self.settings()) == 1 else 1]
+        return self.experiment.curves[: 1 if len(self.settings()) > 1 else 2]
 
     def settings(self) -> list[tuple[str, Study]]:
         """The methods by what they are not to be compared across: the data and the code's length.
 
-        Each with words that tell it from the others.
+        Each with words that tell it from the others. Methods that have nothing to show are left
+        out; one whose options are not known stands with the others where they have one setting.
         """
         groups: dict[tuple[str, str], list[Method]] = {}
-        for method in self:
-            fields = method.runs[0].fields if method.runs else {}
-            bits = str(fields["bits"]) if "bits" in fields else ""
-            groups.setdefault((str(fields.get("dataset", "")), bits), []).append(method)
+        shown = [method for method in self if method.runs]
+        known = {_setting(method.fields) for method in shown} - {("", "")}
+        for method in shown:
+            key = _setting(method.fields)
+            if key == ("", "") and len(known) == 1:
+                (key,) = known
+            groups.setdefault(key, []).append(method)
         data = len({key[0] for key in groups}) > 1
         found = []
         for (dataset, bits), members in groups.items():
@@ -130,6 +160,36 @@ class Study:
             words += [f"{bits} bits"] if bits else []
             found.append((" · ".join(words), replace(self, methods=tuple(members))))
         return found
+
+
+def _setting(fields: Mapping[str, object]) -> tuple[str, str]:
+    return str(fields.get("dataset", "")), str(fields.get("bits", ""))
+
+
+def left_out(study: Study) -> list[str]:
+    """A line for each number that a finished run lacks, and that the means are without."""
+    known = STUDIES.get(study.experiment.name)
+    main = study.main
+    key = main.key if main is not None else known.metric if known is not None else None
+    lines = []
+    for method in study:
+        finished = [entry for entry in method.entries if entry.state == "finished"]
+        present = [m.key for m in (*study.metrics, EVALUATIONS) if method.used(m)]
+        keys = list(dict.fromkeys([*([key] if key is not None else []), *present]))
+        for entry in finished:
+            if entry.run is None:
+                continue
+            lacking = [k for k in keys if entry.run.result(f"test.{k}") is None]
+            if entry.fields.get("importance-samples") == 0:
+                lacking = [k for k in lacking if k != NLL.key]  # it was not asked for
+            if lacking:
+                names = ", ".join(f"test.{k}" for k in lacking)
+                what = "a number" if len(lacking) == 1 else "numbers"
+                lines.append(
+                    f"runs/{entry.name}: summary.json: {names}: expected {what}, got none: the"
+                    " means are without"
+                )
+    return lines
 
 
 def studies(sweep: Sweep) -> list[Study]:
@@ -182,9 +242,9 @@ def _study(experiment: Experiment, groups: dict[str, list[Entry]]) -> Study:
 
 def _family(method: Method) -> tuple[str, ...]:
     """What has one colour in all settings: the estimator and what else makes it another."""
-    if not method.runs:
+    fields = method.fields
+    if not fields:
         return (method.label,)
-    fields = method.runs[0].fields
     budget = fields.get("budget", -1)
     limited = isinstance(budget, (int, float)) and budget >= 0
     kinds = [str(fields.get(key, "")) for key in ("estimator", "structure", "loss")]
@@ -194,8 +254,8 @@ def _family(method: Method) -> tuple[str, ...]:
 def _short(experiment: Experiment, groups: dict[str, list[Entry]]) -> list[str]:
     """Labels without the experiment's name and the data set's, where all begin with them."""
     labels = list(groups)
-    runs = [entry.run for entries in groups.values() for entry in entries if entry.run is not None]
-    datasets = {str(run.fields.get("dataset", "")) for run in runs}
+    options = [fields for entries in groups.values() for e in entries if (fields := e.fields)]
+    datasets = {str(fields.get("dataset", "")) for fields in options}
     beginnings = [experiment.name, *(datasets if len(datasets) == 1 else [])]
     for beginning in beginnings:
         start = f"{beginning}-"

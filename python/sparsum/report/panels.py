@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from sparsum.report import style
 from sparsum.report.experiments import Experiment
-from sparsum.report.metrics import DISTORTION, EVALUATIONS, NLL, OBJECTIVE, RATE, Metric
+from sparsum.report.metrics import DISTORTION, EVALUATIONS, GAME_NLL, NLL, OBJECTIVE, RATE, Metric
 from sparsum.report.published import published_nll
 from sparsum.report.style import DOTTED, MEDIAN_DASH, EpochAxis, RunStyle
 from sparsum.runs import Run
@@ -86,15 +86,12 @@ def curves_panel(
     if marks:
         numbers = _draw_results(axes, drawing, metric)
         levels = [level for level, _, _ in numbers]
-    low, high, cut = style.robust_limits(curves, levels)
-    if metric.most is not None:
-        high = min(high, metric.most + 0.06 * (metric.most - low))
-    axes.set_ylim(low, high)
+    limits = style.robust_limits(curves, levels, logarithmic=metric is GAME_NLL)
+    limits.apply(axes, metric.unit, metric.most)
     axis.apply(axes)
-    axes.set_ylabel(metric.unit)
-    axes.set_title(_capital(metric.name), pad=18 if axis.ends or cut else 8)
-    if cut:
-        style.note_above(axes, "the first epochs lie outside the axis", right=True)
+    axes.set_title(_capital(metric.name), pad=18 if axis.ends or limits.note else 8)
+    if limits.note:
+        style.note_above(axes, limits.note, right=True)
     if drawing.numbered:
         gap = _LABEL_GAP * FULL_HEIGHT / height
         style.margin_labels(axes, list(dict.fromkeys(numbers)), gap)
@@ -243,7 +240,7 @@ def results_panel(axes: Axes, drawing: Drawing, metric: Metric) -> None:
         calls_scale(axes, min(values), max(values), vertical=False)
     else:
         span = max(values) - min(values) or max(abs(values[0]) * 0.02, 1e-3)
-        axes.set_xlim(min(values) - 0.18 * span, max(values) + 0.18 * span)
+        axes.set_xlim(min(values) - 0.24 * span, max(values) + 0.24 * span)
         axes.locator_params(axis="x", nbins=5)
     axes.set_yticks(range(len(drawing.runs)), list(drawing.names))
     axes.set_ylim(len(drawing.runs) - 0.5, -0.75)

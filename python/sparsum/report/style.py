@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from sparsum.report.labels import Labels
 from sparsum.runs import Run
@@ -33,6 +41,12 @@ SHADE_ALPHA = 0.075
 WIDTH = 9.6
 """Inches; at 100 points an inch this is the page's column, so that 10 points read as 10 points."""
 DPI = 200
+
+MANY_TIMES = 10
+"""A number so many times the median of its like wants a logarithmic scale."""
+
+LOWEST_LABEL = 0.02
+"""Where the lowest number in the margin is, above the texts of the axis below it."""
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -116,8 +130,8 @@ class EpochAxis:
         self.end = end
         self.squeezed = alike and 0 < end < self.last and end / self.last > self.WARMUP_SHARE + 0.05
 
-    def apply(self, axes: Axes) -> None:
-        """Scale, limits, ticks, shading and label."""
+    def apply(self, axes: Axes, *, noted: bool = True) -> None:
+        """Scale, limits, ticks and shading; ``noted``: the shade is named above the axes."""
         if self.squeezed:
             axes.set_xscale("function", functions=(self._to_width, self._to_epoch))
             axes.set_xticks(self._ticks())
@@ -130,7 +144,7 @@ class EpochAxis:
             axes.axvspan(0, end, color=SHADE, alpha=SHADE_ALPHA, zorder=0, linewidth=0)
         for end in self.ends:
             axes.axvline(end, color="#C4CAD1", linewidth=0.8, zorder=0.5)
-        if self.ends:
+        if self.ends and noted:
             note_above(axes, "warm-up")
 
     @property
@@ -176,49 +190,142 @@ def note_above(axes: Axes, text: str, *, right: bool = False) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Of an upright axis."""
+
+    low: float
+    high: float
+    note: str = ""
+    """What lies outside; empty if nothing does."""
+    logarithmic: bool = False
+
+    def apply(self, axes: Axes, unit: str, most: float | None) -> None:
+        """Scale, limits and label; ``most``: the largest value there can be."""
+        high = self.high
+        if self.logarithmic:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            if high / self.low < 100:  # powers of ten alone would be one or two ticks
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        elif most is not None:
+            high = min(high, most + 0.06 * (most - self.low))
+        axes.set_ylim(self.low, high)
+        axes.set_ylabel(f"{unit} (log scale)" if self.logarithmic else unit)
+
+
 def robust_limits(
-    series: Sequence[Sequence[float]], marks: Sequence[float]
-) -> tuple[float, float, bool]:
-    """Limits that hold the marks and the curves but not the steep first epochs, and if any was cut.
+    series: Sequence[Sequence[float]], marks: Sequence[float], *, logarithmic: bool = False
+) -> Limits:
+    """Limits that hold the marks and the ends of all curves, but not the steep first epochs.
 
     The first tenth of a curve is where a model learns that images are dark; with it on the axis the
-    rest is a flat line. It is left out where that more than doubles the scale of the rest.
+    rest is a flat line. It is left out where that more than doubles the scale of the rest; so are
+    peaks of a few epochs. ``logarithmic``: such a scale may be chosen, for numbers above zero of
+    which one is large and most are small.
     """
-    every = [value for values in series for value in values] + list(marks)
-    tails = [value for values in series for value in values[len(values) // 10 :]]
+    curves = [[value for value in values if math.isfinite(value)] for values in series]
+    curves = [values for values in curves if values]
+    held = [*marks, *(values[-1] for values in curves)]
+    tails = [value for values in curves for value in values[len(values) // 10 :]]
+    every = [value for values in curves for value in values] + held
+    if not every:
+        return Limits(0.0, 1.0)
     low, high = min(every), max(every)
+    if logarithmic and low > 0 and max(held) > MANY_TIMES * float(np.median(held)):
+        room = (high / low) ** 0.06
+        return Limits(low / room, high * room, logarithmic=True)
     inner = sorted(tails) or every
-    inner_low = min([inner[len(inner) // 50], *marks])
-    inner_high = max([inner[-1 - len(inner) // 50], *marks])
+    inner_low = min([inner[len(inner) // 50], *held])
+    inner_high = max([inner[-1 - len(inner) // 50], *held])
     span = inner_high - inner_low
-    cut = False
     if span > 0 and low < inner_low - span:
-        low, cut = inner_low - 0.15 * span, True
+        low = inner_low - 0.15 * span
     if span > 0 and high > inner_high + span:
-        high, cut = inner_high + 0.15 * span, True
+        high = inner_high + 0.15 * span
+    note = ""
+    first = max(map(len, curves), default=0) // 10
+    if any(not low <= value <= high for values in curves for value in values[first:]):
+        note = "some epochs lie outside the axis"
+    elif any(not low <= value <= high for value in every):
+        note = "the first epochs lie outside the axis"
     pad = 0.06 * (high - low) or max(abs(high) * 0.02, 1e-3)
-    return low - pad, high + pad, cut
+    return Limits(low - pad, high + pad, note)
+
+
+@contextmanager
+def missing_glyphs_told() -> Iterator[None]:
+    """Says in one line, once, that a name has characters which the font has not."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    missing = False
+    for warning in caught:
+        if _MISSING_GLYPH.match(str(warning.message)):
+            missing = True
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if missing:
+        _tell_missing_glyphs()
+
+
+_MISSING_GLYPH = re.compile(r"Glyph \d+ .*missing from")
+
+
+@cache
+def _tell_missing_glyphs() -> None:
+    text = "report: the figures' font lacks some characters of the names; boxes stand for them"
+    print(text, file=sys.stderr)
+
+
+def thin_ticks(figure: Figure) -> None:
+    """Takes ticks from the axes on which neighbours' texts would touch."""
+    for _ in range(6):
+        with missing_glyphs_told():
+            figure.draw_without_rendering()
+        touching = [axes for axes in figure.axes if _ticks_touch(axes)]
+        for axes in touching:
+            ticks = [tick for tick in axes.get_xticks() if _within(axes, tick)]
+            axes.xaxis.set_major_locator(
+                FixedLocator(ticks[::2])
+                if axes.get_xscale() == "log" or len(ticks) < 4
+                else MaxNLocator(nbins=len(ticks) - 2)
+            )
+        if not touching:
+            return
+
+
+def _within(axes: Axes, tick: float) -> bool:
+    low, high = sorted(axes.get_xlim())
+    return low <= tick <= high
+
+
+def _ticks_touch(axes: Axes) -> bool:
+    """Whether two texts under the axes have less than four points between them."""
+    boxes = sorted(
+        (label.get_window_extent().x0, label.get_window_extent().x1)
+        for tick, label in zip(axes.get_xticks(), axes.get_xticklabels())
+        if label.get_text() and _within(axes, tick)
+    )
+    room = 4 / 72 * axes.get_figure().dpi
+    return any(right[0] - left[1] < room for left, right in pairwise(boxes))
 
 
 def margin_labels(axes: Axes, entries: Sequence[tuple[float, str, str]], gap: float) -> None:
     """Writes (y, text, colour) to the right of the axes, moved apart so that none overlap.
 
-    ``gap``: the least distance between two, as a fraction of the axes' height.
+    ``gap``: the least distance between two, as a fraction of the axes' height. All stay beside the
+    axes, those of levels outside it at its end.
     """
-    low, high = axes.get_ylim()
-    scale = axes.transScale
-    place = [scale.transform((1.0, y))[1] for y in (low, high)]
-    fractions = [
-        (scale.transform((1.0, y))[1] - place[0]) / (place[1] - place[0]) for y, _, _ in entries
-    ]
-    order = sorted(range(len(entries)), key=fractions.__getitem__)
-    spread = _spread([fractions[i] for i in order], gap)
-    for position, index in zip(spread, order):
-        _, text, colour = entries[index]
+    fractions, places = _margin_places(axes, entries, gap)
+    for (_, text, colour), fraction, place in zip(entries, fractions, places, strict=True):
         axes.annotate(
             text,
-            xy=(1, fractions[index]),
-            xytext=(1.022, position),
+            xy=(1, fraction),
+            xytext=(1.022, place),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
@@ -226,10 +333,37 @@ def margin_labels(axes: Axes, entries: Sequence[tuple[float, str, str]], gap: fl
             fontsize=9,
             color=colour,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6}
-            if abs(position - fractions[index]) > 0.01
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),
+            }
+            if abs(place - fraction) > 0.01
             else None,
         )
+
+
+def _margin_places(
+    axes: Axes, entries: Sequence[tuple[float, str, str]], gap: float, lowest: float = LOWEST_LABEL
+) -> tuple[list[float], list[float]]:
+    """Of each entry its level and its text's, as fractions of the axes' height."""
+    if not entries:
+        return [], []
+    low, high = axes.transScale.transform([(1.0, y) for y in axes.get_ylim()])[:, 1]
+    levels = axes.transScale.transform([(1.0, y) for y, _, _ in entries])[:, 1]
+    fractions = [min(max(float((y - low) / (high - low)), 0.0), 1.0) for y in levels]
+    order = sorted(range(len(entries)), key=fractions.__getitem__)
+    last = len(order) - 1
+    gap = min(gap, (1 - lowest) / max(last, 1))
+    spread = _spread([fractions[i] for i in order], gap)
+    spread = [min(place, 1 - gap * (last - i)) for i, place in enumerate(spread)]
+    spread = [max(place, lowest + gap * i) for i, place in enumerate(spread)]
+    places = [0.0] * len(order)
+    for index, place in zip(order, spread, strict=True):
+        places[index] = place
+    return fractions, places
 
 
 def edge_labels(axes: Axes, entries: Sequence[tuple[float, str, str]], gap: float) -> None:
@@ -239,19 +373,11 @@ def edge_labels(axes: Axes, entries: Sequence[tuple[float, str, str]], gap: floa
     """
     if not entries:
         return
-    low, high = axes.transScale.transform([(1.0, y) for y in axes.get_ylim()])[:, 1]
-    levels = axes.transScale.transform([(1.0, y) for y, _, _ in entries])[:, 1]
-    fractions = [(level - low) / (high - low) for level in levels]
-    order = sorted(range(len(entries)), key=fractions.__getitem__)
-    places = _spread([fractions[i] for i in order], gap)
-    last = len(places) - 1
-    places = [min(place, 1 - gap * (last - i)) for i, place in enumerate(places)]
-    places = [max(place, gap * i) for i, place in enumerate(places)]
-    for place, index in zip(places, order):
-        _, text, colour = entries[index]
+    fractions, places = _margin_places(axes, entries, gap, lowest=0.0)
+    for (_, text, colour), fraction, place in zip(entries, fractions, places, strict=True):
         line = axes.plot(
             [1, 1.015, 1.055, 1.065],
-            [fractions[index]] * 2 + [place] * 2,
+            [fraction] * 2 + [place] * 2,
             transform=axes.transAxes,
             color=colour,
             linewidth=0.8,

@@ -56,6 +56,38 @@ def learning_curves(
     )
 
 
+def choice(count: int, each: int) -> tuple[str, str]:
+    """Of very many methods, which are drawn: of each family the best, ``each`` many."""
+    best = "best" if each == 1 else f"{each} best"
+    return (
+        "Which methods",
+        f"There are {count}, too many for one picture. Drawn are the {best} of each family by the"
+        " best validation result. A family shares the estimator, its structure and its loss. All"
+        " methods are in the table.",
+    )
+
+
+def family_curves(metric: Metric, count: int, axis: str) -> Caption:
+    """``count``: of all methods; ``axis``: how epochs are drawn."""
+    return (
+        (
+            _SHOWS,
+            f"How each of the {count} methods gets better, on data held back for validation. A"
+            " panel holds a family: methods that share the estimator, its structure and its loss,"
+            " and differ in other options. A line is the median over a method's seeds. Thick, and"
+            " named above the panel with its last value: the method of the best validation result."
+            " Its numbers and those of the others are in the table.",
+        ),
+        (_UNITS, f"Across: {axis}. Upwards: " + _units([metric])),
+        (
+            _LOOK,
+            f"Families whose lines all end {'low' if _lower(metric) else 'high'}: they need no"
+            " careful choice of options. A family of which one line alone is good asks for a"
+            " search.",
+        ),
+    )
+
+
 def results(
     main: Metric, second: Metric | None, *, published: bool, estimated: str = ""
 ) -> Caption:

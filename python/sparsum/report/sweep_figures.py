@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator
 
-from sparsum.report import captions, figures, panels, style, sweep_captions
-from sparsum.report.figures import Picture, estimation_text, marker, stacked
+from sparsum.report import captions, families, figures, panels, style, sweep_captions
+from sparsum.report.families import Family
+from sparsum.report.figures import Picture, estimation_text, make_room, marker, stacked
 from sparsum.report.intervals import Sample
 from sparsum.report.labels import slug
 from sparsum.report.methods import Method, Study
-from sparsum.report.metrics import EVALUATIONS, NLL, RATE, Metric
+from sparsum.report.metrics import EVALUATIONS, GAME_NLL, NLL, RATE, Metric
 from sparsum.report.panels import FULL_HEIGHT, Drawing
 from sparsum.report.style import DOTTED, MUTED, EpochAxis, RunStyle
 from sparsum.runs import Run
@@ -44,7 +46,10 @@ class Bands:
 def draw_all(study: Study) -> list[Picture]:
     """Every picture for which the methods have data, in the order of the published study."""
     with matplotlib.rc_context({**style.RC, "pdf.fonttype": 42}):
-        pictures = [make(study) for make in _MAKERS]
+        if families.crowded(study):
+            pictures = _draw_families(study)
+        else:
+            pictures = [make(study) for make in _MAKERS]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -126,13 +131,16 @@ def results(study: Study) -> Picture | None:
     for axes in grid:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
-        for end in ends[:-1]:  # between settings, which are not to be compared
+        for end in set(ends[ends < len(methods)]) - {0}:  # settings are not to be compared
             axes.axhline(float(end) - 0.55, color=MUTED, linewidth=0.8)
     compared = any(method.published is not None for method in methods)
-    key = [marker("D", "mean over seeds ± standard deviation"), marker(".", "each seed")]
+    key = [marker("D", "the result of the one seed")]
+    if _has_seeds(study):
+        key = [marker("D", "mean over seeds ± standard deviation"), marker(".", "each seed")]
     if compared:
         key.append(marker("D", "published", filled=False))
     figure.legend(handles=key, loc="outside lower left", ncols=len(key), handletextpad=0.3)
+    style.thin_ticks(figure)
     estimated = estimation_text(study.runs) if main.key == NLL.key else ""
     return _picture(
         study,
@@ -178,7 +186,7 @@ def rate_distortion(study: Study) -> Picture | None:
         "rate_distortion",
         "Rate and distortion",
         "the two parts of the ELBO against each other, a mark a run",
-        captions.rate_distortion(unfinished=False in finals, several_data_sets=len(drawings) > 1),
+        captions.rate_distortion(unfinished=False in finals, each=_what_differs(drawings)),
     )
 
 
@@ -268,16 +276,14 @@ def _curves_panel(axes: Axes, study: Study, axis: EpochAxis, metric: Metric, wor
         series += [band.low.tolist(), band.middle.tolist(), band.high.tolist()]
         last = float(band.middle[-1])
         numbers.append((last, _number(metric, last), method.colour))
-    low, high, cut = style.robust_limits(series, [])
-    if metric.most is not None:
-        high = min(high, metric.most + 0.06 * (metric.most - low))
-    axes.set_ylim(low, high)
+    limits = style.robust_limits(series, [], logarithmic=metric is GAME_NLL)
+    limits.apply(axes, metric.unit, metric.most)
     axis.apply(axes)
-    axes.set_ylabel(metric.unit)
     title = metric.name[:1].upper() + metric.name[1:]
-    axes.set_title(f"{title}, {words}" if words else title, pad=18 if axis.ends or cut else 8)
-    if cut:
-        style.note_above(axes, "the first epochs lie outside the axis", right=True)
+    pad = 18 if axis.ends or limits.note else 8
+    axes.set_title(f"{title}, {words}" if words else title, pad=pad)
+    if limits.note:
+        style.note_above(axes, limits.note, right=True)
     style.margin_labels(axes, numbers, LABEL_GAP)
 
 
@@ -390,7 +396,8 @@ def _points_panel(
         axes.set_xlim(low / 1.3 if axes.get_xscale() == "log" else low - 0.06 * (high - low), high)
     else:
         span = max(seen) - min(seen) or max(abs(seen[0]) * 0.02, 1e-3)
-        axes.set_xlim(min(seen) - 0.16 * span, max(seen) + 0.16 * span)
+        room = 0.16 if published else 0.3  # a narrow panel's numbers are wider than its marks
+        axes.set_xlim(min(seen) - room * span, max(seen) + room * span)
         axes.locator_params(axis="x", nbins=4)
     axes.set_title(metric.name[:1].upper() + metric.name[1:])
     axes.set_xlabel(metric.unit)
@@ -468,16 +475,143 @@ def _legends(figure: Figure, study: Study, key: Sequence[Artist]) -> None:
     ]
     longest = max(len(str(entry.get_label())) for entry in entries)
     columns = max(1, min(len(entries), 110 // (longest + 8)))
+    make_room(figure, len(entries), columns)
     figure.legend(handles=entries, loc="outside upper left", ncols=columns)
     figure.legend(handles=list(key), loc="outside lower left", ncols=len(key))
 
 
 def _common(methods: Sequence[Method]) -> str:
-    """What one look stands for in several settings: the beginning that the names share."""
-    parts = [method.name.split("-") for method in methods]
-    shared = []
-    for words in zip(*parts):
-        if len(set(words)) > 1:
-            break
-        shared.append(words[0])
-    return "-".join(shared) or " / ".join(method.name for method in methods)
+    """What one look stands for in several settings: what the names share."""
+    shared = families.common_name(methods)
+    return shared or " / ".join(method.name for method in methods)
+
+
+def _what_differs(drawings: Sequence[tuple[str, Drawing]]) -> str:
+    """What has a panel of its own; nothing if there is one panel."""
+    if len(drawings) < 2:
+        return ""
+    firsts = [drawn.runs[0].fields for _, drawn in drawings]
+    data = len({str(fields.get("dataset", "")) for fields in firsts}) > 1
+    bits = len({str(fields.get("bits", "")) for fields in firsts}) > 1
+    if data and bits:
+        return "pair of a data set and a number of bits"
+    return "number of bits" if bits else "data set"
+
+
+def _draw_families(study: Study) -> list[Picture | None]:
+    """Of very many methods: the best of each family, and all of them in small panels."""
+    found = families.families(study)
+    each = max(1, families.MOST_METHODS // max(1, len(found)))
+    count = len(study.methods)
+    return [
+        _with_choice(results(families.best(study, each)), count, each),
+        _family_curves(study, found),
+        rate_distortion(replace(study, methods=tuple(m for f in found for m in f.methods))),
+        _with_choice(calls(families.best(study)), count, 1),
+    ]
+
+
+def _with_choice(picture: Picture | None, count: int, each: int) -> Picture | None:
+    if picture is None:
+        return None
+    return replace(picture, caption=(sweep_captions.choice(count, each), *picture.caption))
+
+
+def _family_curves(study: Study, found: Sequence[Family]) -> Picture | None:
+    """Validation results by epoch: a small panel for each family, its best method thick."""
+    metric = next(
+        (m for m in study.curves if any(m.curve(r, "validation")[0] for r in study.runs)), None
+    )
+    if metric is None:
+        return None
+    settings: dict[str, list[Family]] = {}
+    for family in found:
+        settings.setdefault(family.words, []).append(family)
+    columns = min(4, max(map(len, settings.values())))
+    heights = [-(-len(members) // columns) for members in settings.values()]
+    figure = Figure(
+        figsize=(style.WIDTH, 2.1 * sum(heights) + 0.7),
+        layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.03),
+    )
+    grid = figure.subplots(sum(heights), columns, squeeze=False)
+    axis = EpochAxis(study.runs)
+    top = 0
+    for height, members in zip(heights, settings.values(), strict=True):
+        block = grid[top : top + height].ravel()
+        _family_row(block, members, axis, metric, columns)
+        top += height
+    key = [
+        Line2D([], [], color=MUTED, linewidth=2.2, label="best by validation, with its last value"),
+        Line2D([], [], color=MUTED, linewidth=0.8, alpha=0.6, label="the others"),
+    ]
+    figure.legend(handles=key, loc="outside lower left", ncols=2)
+    style.thin_ticks(figure)
+    return _picture(
+        study,
+        figure,
+        "learning_curves",
+        "Learning curves",
+        f"{metric.name} on validation data after each epoch, a panel for each family of methods",
+        sweep_captions.family_curves(metric, len(study.methods), axis.label),
+    )
+
+
+def _family_row(
+    block: Sequence[Axes], members: Sequence[Family], axis: EpochAxis, metric: Metric, columns: int
+) -> None:
+    """The panels of one setting, all of the same scale."""
+    series: list[list[float]] = []
+    for axes, family in zip(block, members):
+        for place, method in enumerate(family.methods):
+            band = bands([metric.curve(run, "validation") for run in method.runs])
+            if band is None:
+                continue
+            series.append(band.middle.tolist())
+            axes.plot(
+                band.epochs,
+                band.middle,
+                color=method.colour,
+                linewidth=2.2 if place == 0 else 0.8,
+                alpha=1.0 if place == 0 else 0.6,
+                marker="o" if len(band.epochs) < 3 else "",
+                markersize=3,
+                zorder=3 if place == 0 else 2,
+            )
+            if place == 0:
+                own = families.bare_name(method).removeprefix(family.name).strip("-")
+                own = own or family.name
+                text = f"{own}: {_number(metric, float(band.middle[-1]))}"
+                _above(axes, text if len(text) < 40 else f"{text[:16]}…{text[-22:]}")
+        words = f"{family.name}, {family.words}" if family.words else family.name
+        axes.set_title(words if len(words) < 30 else f"{words[:28]}…", pad=16, fontsize=9.5)
+    limits = style.robust_limits(series, [], logarithmic=metric is GAME_NLL)
+    for place, axes in enumerate(block):
+        if place >= len(members):
+            axes.set_visible(False)
+            continue
+        limits.apply(axes, metric.unit, metric.most)
+        axis.apply(axes, noted=False)
+        if axis.squeezed:
+            axes.xaxis.set_major_locator(FixedLocator([0, axis.end, axis.last]))
+        else:
+            axes.locator_params(axis="x", nbins=4)
+        if place % columns:
+            axes.set_ylabel("")
+            axes.tick_params(axis="y", labelleft=False)
+        if place + columns >= len(members):
+            axes.set_xlabel("epoch")
+        else:
+            axes.tick_params(axis="x", labelbottom=False)
+
+
+def _above(axes: Axes, text: str) -> None:
+    axes.annotate(
+        text,
+        xy=(0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 4),
+        textcoords="offset points",
+        fontsize=8,
+        color=MUTED,
+        annotation_clip=False,
+    ).set_in_layout(False)

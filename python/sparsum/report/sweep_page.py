@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
+from sparsum import __version__
 from sparsum.report import elements
 from sparsum.report.experiments import title
 from sparsum.report.figures import Picture
@@ -55,13 +56,24 @@ def render(
     experiments = [part.study.experiment for part in parts]
     sections = [
         _head(sweep, parts),
+        _not_begun(sweep),
         *(section for part in parts for section in _part(part)),
         *(elements.comparison(comparison) for comparison in comparisons),
         _making(sweep, parts),
-        elements.glossary(experiments),
-        elements.footer(problems),
+        elements.glossary(experiments) if experiments else "",
+        _footer(problems),
     ]
     return elements.document(f"Study {sweep.name}", sections)
+
+
+def render_empty(name: str, problems: Sequence[str]) -> str:
+    """The page of a folder in which no run is listed that could be read."""
+    head = (
+        f"<header><h1>Study: {escape(name)}</h1>"
+        '<p class="lead"><b>There is nothing to show</b>: no run of this study could be found. The'
+        " end of the page says why.</p></header>"
+    )
+    return elements.document(f"Study {name}", [head, _footer(problems)])
 
 
 def compute_seconds(runs: Sequence[Run]) -> tuple[float, float]:
@@ -80,15 +92,40 @@ def compute_seconds(runs: Sequence[Run]) -> tuple[float, float]:
     return total, cores
 
 
+def _footer(problems: Sequence[str]) -> str:
+    """What is missing, and who drew the page."""
+    notes = ""
+    if problems:
+        items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+        notes = (
+            "<p>What is missing above, has not finished, or could not be read:</p>"
+            f"<ul>{items}</ul>"
+        )
+    return f"<footer>{notes}Drawn by <code>sparsum.report</code> {__version__}.</footer>"
+
+
+def _not_begun(sweep: Sweep) -> str:
+    """What is planned, where no run has anything to show."""
+    if sweep.runs:
+        return ""
+    labels = list(dict.fromkeys(entry.label for entry in sweep.entries))
+    items = "".join(f"<li>{escape(label)}</li>" for label in labels)
+    return (
+        '<section><h2>Nothing to show yet</h2><p class="note">No run has ended an epoch. The end of'
+        " the page says what is known of each run. These methods are planned:</p>"
+        f'<ul class="note">{items}</ul></section>'
+    )
+
+
 def _head(sweep: Sweep, parts: Sequence[Part]) -> str:
     states = [entry.state for entry in sweep.entries]
     total, cores = compute_seconds(sweep.runs)
-    methods = [method for part in parts for method in part.study]
-    seeds = sorted({len(method.finished) for method in methods})
+    labels = {entry.label for entry in sweep.entries}
+    seeds = sorted({len(m.used(part.study.main)) for part in parts for m in part.study}) or [0]
     seeds_text = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
     cards = [
         (f"{states.count('finished')} of {len(states)}", "runs finished"),
-        (str(len(methods)), "methods" if len(methods) != 1 else "method"),
+        (str(len(labels)), "methods" if len(labels) != 1 else "method"),
         (seeds_text, "finished seeds a method"),
         (duration_text(total), "training and validation, all runs together"),
         (f"{cores / 3600:,.2f} h" if cores else "–", "the same in core-hours (time × threads)"),
@@ -169,20 +206,25 @@ def _part(part: Part) -> list[str]:
 def _numbers(part: Part) -> str:
     study, main = part.study, part.study.main
     notes = []
-    if main is None:
+    if main is None and any(method.finished for method in study):
+        notes.append("No finished run has a result on test data: the end of the page names them.")
+    elif main is None:
         notes.append("No run has finished: results on test data come when a run ends.")
     shown = [metric for metric in study.metrics if metric is main or metric.key not in LEFT_OUT]
     notes += [_meaning(metric) for metric in [*shown, EVALUATIONS] if metric.meaning]
-    single = [method.name for method in study if len(method.finished) == 1]
+    single = [method.name for method in study if len(method.used(main)) == 1]
     if single and any(method.published for method in study):
         notes.append(f"One seed, and so no interval: {', '.join(single)}.")
     known = STUDIES.get(study.experiment.name)
     published = [method for method in study if method.published is not None]
     if known is not None and published:
         notes.append(f"Published: {known.source}. {known.setting}")
-    without = [method.name for method in study if method.published is None]
+    without = [m.name for m in study if m.published is None and m.options]
     if published and without:
         notes.append(f"Without a published value, a dash: {', '.join(without)}.")
+    waiting = [method.name for method in study if not method.begun]
+    if waiting:
+        notes.append(f"Not begun: {', '.join(waiting)}.")
     parts = [
         "<h2>The numbers</h2>",
         f'<div class="scroll">{elements.table(part.table)}</div>',
@@ -192,7 +234,7 @@ def _numbers(part: Part) -> str:
     if lines:
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         parts.append(
-            f'<p class="note">{DEPARTED} These were not made as the published ones were, and a'
+            f'<p class="note">{DEPARTED} These are not made as the published ones were, and a'
             " difference may come from that:</p>"
             f'<ul class="note">{items}</ul>'
         )
@@ -218,8 +260,8 @@ def _meaning(metric: Metric) -> str:
 def _sources(study: Study) -> str:
     """Which runs each row of the table is the mean of."""
     rows = "".join(
-        f"<tr><td>{escape(method.name)}</td><td><code>{escape(', '.join(_names(method)))}</code>"
-        "</td></tr>"
+        f"<tr><td>{escape(method.name)}</td>"
+        f"<td><code>{escape(', '.join(_names(method, study.main)))}</code></td></tr>"
         for method in study
     )
     return (
@@ -230,8 +272,8 @@ def _sources(study: Study) -> str:
     )
 
 
-def _names(method: Method) -> list[str]:
-    return [entry.name for entry in method.entries if entry.state == "finished"] or ["none yet"]
+def _names(method: Method, main: Metric | None) -> list[str]:
+    return [entry.name for entry in method.used(main)] or ["none yet"]
 
 
 def _options(study: Study) -> str:
@@ -265,12 +307,33 @@ def _options(study: Study) -> str:
     )
 
 
+_STANDS_FOR: Mapping[tuple[str, object], str] = {
+    ("budget", -1): "none; half of the bits where one is needed",
+    ("samples", 0): "as few as the estimator needs",
+    ("k", 0): "10, of sum-and-sample 1",
+    ("max-iterations", 0): "1000 and 20 for each part",
+    ("steps-per-epoch", 0): "one pass over the training images",
+    ("importance-images", 0): "all",
+    ("importance-samples", 0): "none: not estimated",
+    ("batch-size", 0): "as published",
+    ("lr", 0): "as published, or chosen for the data",
+    ("entropy-weight", -1): "as published, or chosen for the data",
+    ("baseline-lr", 0): "the model's",
+    ("temperature-decay", -1): "as published",
+    ("checkpoint-every", 0): "never",
+    ("max-evaluations-per-chunk", 0): "no bound",
+}
+"""What values mean that are no quantities."""
+
+
 def _listed(options: Mapping[str, object]) -> str:
-    return " · ".join(
-        f"{key} {str(value).lower() if isinstance(value, bool) else value}"
-        for key, value in options.items()
-        if value != ""
-    )
+    def text(key: str, value: object) -> str:
+        if isinstance(value, bool):
+            return f"{key} {str(value).lower()}"
+        known = _STANDS_FOR.get((key, value))
+        return f"{key} {value}" + (f" ({known})" if known is not None else "")
+
+    return " · ".join(text(key, value) for key, value in options.items() if value != "")
 
 
 def _making(sweep: Sweep, parts: Sequence[Part]) -> str:
@@ -296,7 +359,9 @@ def _making(sweep: Sweep, parts: Sequence[Part]) -> str:
         total, _ = compute_seconds(part.study.runs)
         rows.append((f"time of {part.study.experiment.title}", duration_text(total)))
     total, cores = compute_seconds(runs)
-    rows.append(("time of all runs", f"{duration_text(total)} ({cores / 3600:,.2f} core-hours)"))
+    if runs:
+        text = f"{duration_text(total)} ({cores / 3600:,.2f} core-hours)"
+        rows.append(("time of all runs", text))
     body = "".join(
         f"<tr><td>{escape(key)}</td><td><code>{escape(value)}</code></td></tr>"
         for key, value in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from sparsum.sweeps import Sweep
 
 if TYPE_CHECKING:  # loads matplotlib, which may be missing
     from sparsum.report.figures import Picture
-    from sparsum.report.tables import Table
 
 
 def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[str]]:
@@ -25,11 +25,12 @@ def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[s
     """
     out.mkdir(parents=True, exist_ok=True)
     from sparsum.report import elements, sweep_figures, sweep_page, sweep_tables, tables
-    from sparsum.report.methods import studies, unlike
+    from sparsum.report.methods import left_out, studies, unlike
 
     problems = list(sweep.problems)
     parts = []
     for study in studies(sweep):
+        problems += left_out(study)
         if not study.runs:
             continue  # nothing of it has begun, as the problems say
         for method in study:
@@ -47,7 +48,10 @@ def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[s
         )
     comparisons = _comparisons(sweep, problems)
     html = sweep_page.render(
-        sweep, parts, problems, [elements.Comparison(p, t) for _, p, t in comparisons]
+        sweep,
+        parts,
+        problems,
+        [elements.Comparison(picture, gradients.table(q)) for _, picture, q in comparisons],
     )
     files: list[tuple[str, bytes, str]] = [
         ("index.html", _bytes(html), "everything on one page, explained, pictures included")
@@ -62,8 +66,9 @@ def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[s
     entries = [entry for entry in sweep.entries if entry.run is not None]
     names = tuple(entry.name for entry in entries)
     folders = [f"runs/{name}" for name in names]
-    text = tables.csv_text(sweep.runs, Labels(names, names), folders)
-    files.append(("runs.csv", _bytes(text), "all results and options of each run, a row a run"))
+    if entries:
+        text = tables.csv_text(sweep.runs, Labels(names, names), folders)
+        files.append(("runs.csv", _bytes(text), "all results and options of each run, a row a run"))
     pictures = [picture for part in parts for picture in part.pictures]
     pictures += [picture for _, picture, _ in comparisons]
     for picture in pictures:
@@ -72,8 +77,9 @@ def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[s
             if content is not None:
                 name = str(Path(picture.file).with_suffix(suffix))
                 files.append((name, content, "the same as a drawing that can be scaled"))
-    for stem, _, table in comparisons:
-        cells = tables.csv_lines([table.header, *table.rows])
+    for stem, _, quality in comparisons:
+        table = gradients.table(quality)
+        cells = tables.csv_lines(gradients.csv_rows(quality))
         texts = ((".md", table.markdown()), (".tex", table.latex()), (".csv", cells))
         for suffix, text in texts:
             files.append((stem + suffix, _bytes(text), "the numbers of the comparison"))
@@ -81,9 +87,23 @@ def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[s
     return [(name, shows) for name, _, shows in files], problems
 
 
-def _comparisons(sweep: Sweep, problems: list[str]) -> list[tuple[str, Picture, Table]]:
+def write_empty(name: str, problems: Sequence[str], out: Path) -> list[tuple[str, str]]:
+    """Writes the page of a folder in which no run is listed that could be read.
+
+    Returns and raises as :func:`write_report`, but for the problems.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    from sparsum.report import sweep_page
+
+    name_shown = "".join(c if c.isprintable() else "_" for c in name)
+    html = sweep_page.render_empty(name_shown, problems)
+    write_all(out, [("index.html", _bytes(html), "why there is nothing to show")])
+    return [("index.html", "why there is nothing to show")]
+
+
+def _comparisons(sweep: Sweep, problems: list[str]) -> list[tuple[str, Picture, gradients.Quality]]:
     """Comparisons of gradients that were put into the sweep's folder or its runs'."""
-    found: list[tuple[str, Picture, Table]] = []
+    found: list[tuple[str, Picture, gradients.Quality]] = []
     for where in ("", *(f"runs/{entry.name}" for entry in sweep.entries if entry.begun)):
         try:
             quality = gradients.read_quality(sweep.path / where)
@@ -93,7 +113,7 @@ def _comparisons(sweep: Sweep, problems: list[str]) -> list[tuple[str, Picture, 
         if quality is not None:
             stem = "gradient_quality" + (f"-{len(found) + 1}" if found else "")
             picture = gradients.draw(quality, f"{stem}.png")
-            found.append((stem, picture, gradients.table(quality)))
+            found.append((stem, picture, quality))
     return found
 
 

@@ -35,14 +35,13 @@ def method_table(study: Study) -> Table:
     rows = []
     for method in study:
         reference = method.published
-        cells = [method.name, _seeds(method)]
+        cells = [method.name, _seeds(method, main)]
         for metric in metrics:
-            cells.append(sample_text(metric, method.sample(metric)))
+            cells.append(_cell(metric, method, main))
             if metric is main and compared:
                 cells.append(_published_text(metric, reference, bool(method.departures)))
                 cells.append(difference_text(metric, method.difference(metric)))
-        calls = method.sample(EVALUATIONS)
-        cells.append(NONE if calls is None else EVALUATIONS.text(calls.mean))
+        cells.append(_cell(EVALUATIONS, method, main))
         cells.append(_calls_text(reference))
         seconds = method.seconds()
         cells.append(NONE if seconds is None else duration_text(seconds.mean))
@@ -57,29 +56,30 @@ def method_csv(study: Study) -> str:
     header: list[object] = ["experiment", "method", "label", "seeds", "planned"]
     for metric in metrics:
         header += [f"{metric.heading} mean", f"{metric.heading} standard deviation"]
-    header += ["published mean", "published standard deviation", "published calls"]
+    header += ["published mean", "published standard deviation"]
+    header += ["published calls", "published calls standard deviation"]
     header += ["difference", "interval low", "interval high", "interval of"]
     header += ["seconds mean", "not as published", "runs"]
     lines = [header]
     for method in study:
         reference = method.published
         apart = method.difference(main) if main is not None else None
-        finished = [entry for entry in method.entries if entry.state == "finished"]
+        used = method.used(main)
         line: list[object] = [study.experiment.name, method.name, method.label]
-        line += [len(finished), len(method.entries)]
+        line += [len(used), len(method.entries)]
         for metric in metrics:
             sample = method.sample(metric)
             line += [sample and sample.mean, sample and sample.deviation]
         line += (
-            [reference.value, reference.deviation, reference.calls]
+            [reference.value, reference.deviation, reference.calls, reference.calls_deviation]
             if reference is not None
-            else [None] * 3
+            else [None] * 4
         )
         line += [apart.value, apart.low, apart.high, apart.test] if apart else [None] * 4
         seconds = method.seconds()
         line += [seconds and seconds.mean]
         line += ["; ".join(method.departures) if reference is not None else None]
-        line += ["; ".join(entry.name for entry in finished)]
+        line += ["; ".join(entry.name for entry in used)]
         lines.append(line)
     return csv_lines(lines)
 
@@ -119,8 +119,18 @@ def _signed(metric: Metric, value: float) -> str:
     return text if text.startswith("−") else f"+{text}"
 
 
-def _seeds(method: Method) -> str:
-    done, planned = len(method.finished), len(method.entries)
+def _cell(metric: Metric, method: Method, main: Metric | None) -> str:
+    """The text of a sample, with its size where it is not the number of seeds beside it."""
+    sample = method.sample(metric)
+    text = sample_text(metric, sample)
+    if sample is None or sample.count == len(method.used(main)):
+        return text
+    return f"{text} (n = {sample.count})"
+
+
+def _seeds(method: Method, main: Metric | None) -> str:
+    """How many runs the main number is over."""
+    done, planned = len(method.used(main)), len(method.entries)
     return str(done) if done == planned else f"{done} of {planned}"
 
 
