@@ -15,9 +15,11 @@ mkdir -p "$folder/runs"
 cp "$sweep/sweep.json" "$sweep/sweep.toml" "$folder/"
 shopt -s nullglob
 # Those of an earlier call would say of runs what is no longer so.
-rm -f "$folder"/failed/*.json
+rm -f "$folder"/{configs,failed}/*
 for file in "$sweep"/configs/*.toml "$sweep"/failed/*.json "$sweep"/gradient_quality.json; do
   [[ -f $file ]] || continue
+  name=${file##*/}
+  [[ $file != *.toml || ! -f $sweep/runs/${name%.toml}/summary.json ]] || continue # its config.toml says it all
   into=$folder/${file#"$sweep"/}
   mkdir -p "${into%/*}"
   cp "$file" "$into"

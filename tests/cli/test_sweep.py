@@ -219,6 +219,8 @@ def test_what_is_kept_of_a_sweep_makes_its_page_again(sparsum: Sparsum, tmp_path
     assert sparsum("sweep", study, "--out", tmp_path / "out").returncode == 0
     (tmp_path / "out/failed").mkdir(exist_ok=True)
     (tmp_path / "out/failed/x-s0.json").write_text("{}")
+    config = (tmp_path / "out/configs/ssvae-mnist-sparsemax-s1.toml").read_bytes()
+    (tmp_path / "out/configs/not-begun-s0.toml").write_bytes(config)
     keep = ROOT / "scripts/keep_results.sh"
     result = subprocess.run(
         [keep, "out", "kept"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -226,7 +228,8 @@ def test_what_is_kept_of_a_sweep_makes_its_page_again(sparsum: Sparsum, tmp_path
     assert result.returncode == 0 and result.stdout == "kept: 2 runs\n", result.stderr
     names = sorted(path.name for path in (tmp_path / "kept/runs/ssvae-mnist-sparsemax-s0").iterdir())
     assert names == ["config.toml", "metrics.jsonl", "summary.json", "timing.jsonl"]
-    for name in ("configs/ssvae-mnist-sparsemax-s1.toml", "failed/x-s0.json"):
+    assert [path.name for path in (tmp_path / "kept/configs").iterdir()] == ["not-begun-s0.toml"]
+    for name in ("configs/not-begun-s0.toml", "failed/x-s0.json"):
         assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     tables = []
     for folder in ("out", "kept"):
