@@ -133,11 +133,13 @@ TEST_F(LabelFiles, RefuseOtherContents) {
   write_npy(folder_ / "l.npy", at::ones({3}));
   EXPECT_EQ(input_error_of([&] { read_labels(folder_ / "l.npy"); }),
             (folder_ / "l.npy").string() +
-                ": expected labels in one dimension of integers, got 1 dimensions of Float");
+                ": expected labels in one dimension of int64, int32 or uint8, got 1 dimensions of "
+                "Float (strings go into a .json)");
   write_npy(folder_ / "l.npy", at::ones({3, 1}, at::kLong));
   EXPECT_EQ(input_error_of([&] { read_labels(folder_ / "l.npy"); }),
             (folder_ / "l.npy").string() +
-                ": expected labels in one dimension of integers, got 2 dimensions of Long");
+                ": expected labels in one dimension of int64, int32 or uint8, got 2 dimensions of "
+                "Long (strings go into a .json)");
   write_npy(folder_ / "l.npy", at::ones({0}, at::kLong));
   EXPECT_EQ(input_error_of([&] { read_labels(folder_ / "l.npy"); }),
             (folder_ / "l.npy").string() + ": expected at least one label, got none");
