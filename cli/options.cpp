@@ -88,18 +88,12 @@ void add_run_options(CLI::App& command, lab::Settings& settings, std::vector<std
 
 void add_evaluation_options(CLI::App& command, lab::Settings& settings,
                             const std::vector<std::string>& experiments) {
-  lab::RunConfig of_every_run;
-  lab::Options common;
-  of_every_run.declare(common);
-  const auto is_common = [&](const lab::Option& option) {
-    return std::any_of(common.all().begin(), common.all().end(),
-                       [&](const lab::Option& other) { return other.name == option.name; });
-  };
   for (const std::string& name : experiments) {
     const auto config = lab::make_config(name);
     lab::Options options = config->options();
     for (lab::Option option : options.all()) {
-      if (!option.after_training || is_common(option)) continue;
+      const bool added = command.get_option_no_throw("--" + option.name) != nullptr;
+      if (!option.after_training || added) continue;
       if (experiments.size() > 1) option.description = "of " + name + ": " + option.description;
       option.default_text = "the run's";
       add_option(command, option, settings);

@@ -26,7 +26,7 @@ void add_run_options(CLI::App& command, lab::Settings& settings,
                      std::vector<std::string> skip = {});
 
 /// The same for those that only the given experiments have, what their models are evaluated on; a
-/// run of another experiment refuses them.
+/// run of another experiment refuses them. To be called after add_run_options.
 void add_evaluation_options(CLI::App& command, lab::Settings& settings,
                             const std::vector<std::string>& experiments);
 

@@ -38,13 +38,14 @@ void require_same(ExperimentConfig& stored, ExperimentConfig& wanted, const RunF
 /// Sets options of a finished run anew. Refuses those that its model was made with.
 void apply_after_training(ExperimentConfig& config, const Settings& settings) {
   Options options = config.options();
+  std::string free;
+  for (const Option& option : options.all()) {
+    if (option.after_training) free += (free.empty() ? "" : ", ") + option.name;
+  }
   for (const auto& [name, text] : settings) {
-    std::string free;
-    bool fixed = false;
-    for (const Option& option : options.all()) {
-      fixed |= option.name == name && !option.after_training;
-      if (option.after_training) free += (free.empty() ? "" : ", ") + option.name;
-    }
+    const bool fixed = std::any_of(
+        options.all().begin(), options.all().end(),
+        [&](const Option& option) { return option.name == name && !option.after_training; });
     if (fixed) {
       throw InputError("option --" + name + ": a trained model keeps it; others may be " + free);
     }

@@ -125,8 +125,7 @@ Options SignalConfig::options() {
         "only one of one dimension")
       .also_after_training();
   o.add("features-cache", &features_cache,
-        "memory for rows that are kept of each of those files; one that holds a compressed file is "
-        "read "
+        "memory for the rows kept of each of those files; one that holds a compressed file is read "
         "many times faster",
         "MiB", 1, int64_t{1} << 40)
       .also_after_training();

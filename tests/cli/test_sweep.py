@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,26 @@ def test_every_run_is_done_once_and_as_train_does_it(sparsum: Sparsum, tmp_path:
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
 
 
+def begun(
+    study: Path, out: Path, data: Path, *, run: str, epochs: int, options: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """The process of a sweep, one of whose runs has ended so many epochs."""
+    process = subprocess.Popen(
+        [str(PROGRAM), "sweep", str(study), "--out", str(out), *options],
+        cwd=out.parent,
+        env={**os.environ, "SPARSUM_DATA": str(data)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = out / "runs" / run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < epochs:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
 def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(sparsum: Sparsum, tmp_path: Path):
     study = write(tmp_path, '[[runs]]\nlr = 1e30\nlabel = "hot"\n[[runs]]\nlabel = "mild"\n')
     out = tmp_path / "out"
@@ -97,18 +118,7 @@ def test_a_failure_says_what_ended_this_attempt(sparsum: Sparsum, tmp_path: Path
     out = tmp_path / "out"
     away = sparsum("sweep", study, "--out", out, "--quiet", env={"SPARSUM_DATA": str(tmp_path / "no")})
     assert away.returncode == 1 and "not found" in away.stderr
-    process = subprocess.Popen(
-        [str(PROGRAM), "sweep", str(study), "--out", str(out), "--quiet"],
-        env={**os.environ, "SPARSUM_DATA": str(data)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    metrics = out / "runs/long-s0/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or not metrics.read_bytes():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    process = begun(study, out, data, run="long-s0", epochs=1, options=["--quiet"])
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1
     os.kill(int(children[0]), signal.SIGKILL)
@@ -132,19 +142,7 @@ def test_shards_share_the_runs_out(sparsum: Sparsum, tmp_path: Path):
 def test_stopped_and_gone_on_with(sparsum: Sparsum, tmp_path: Path, data: Path):
     study = write(tmp_path, "[[runs]]\nepochs = 20\ncheckpoint-every = 1\n")
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [str(PROGRAM), "sweep", str(study), "--out", str(out)],
-        cwd=tmp_path,
-        env={**os.environ, "SPARSUM_DATA": str(data)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    metrics = out / "runs/ssvae-mnist-sparsemax-s0/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    process = begun(study, out, data, run="ssvae-mnist-sparsemax-s0", epochs=3)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -155,10 +153,8 @@ def test_stopped_and_gone_on_with(sparsum: Sparsum, tmp_path: Path, data: Path):
     assert len(finished(out)) == 1
     # Uninterrupted, in another folder: the same numbers.
     assert sparsum("sweep", study, "--out", tmp_path / "other").returncode == 0
-    assert (
-        metrics.read_bytes()
-        == (tmp_path / "other/runs/ssvae-mnist-sparsemax-s0/metrics.jsonl").read_bytes()
-    )
+    metrics = "runs/ssvae-mnist-sparsemax-s0/metrics.jsonl"
+    assert (out / metrics).read_bytes() == (tmp_path / "other" / metrics).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -197,10 +197,12 @@ def glossary(experiments: Sequence[Experiment]) -> str:
     return f"<section><h2>Words used here</h2><dl>{items}</dl></section>"
 
 
-def footer(problems: Sequence[str]) -> str:
-    """What went wrong, and who drew the page."""
+def footer(
+    problems: Sequence[str], what: str = "What could not be read, and is missing above"
+) -> str:
+    """What went wrong, headed by ``what``, and who drew the page."""
     notes = ""
     if problems:
         items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-        notes = f"<p>What could not be read, and is missing above:</p><ul>{items}</ul>"
+        notes = f"<p>{what}:</p><ul>{items}</ul>"
     return f"<footer>{notes}Drawn by <code>sparsum.report</code> {__version__}.</footer>"

@@ -29,13 +29,13 @@ def crowded(study: Study) -> bool:
         return True
     looks: dict[tuple[str, str], set[tuple[str, ...]]] = {}
     for method in study:
-        looks.setdefault((method.colour, str(method.dash)), set()).add(_kind(method))
+        looks.setdefault((method.colour, str(method.dash)), set()).add(method.kind)
     return any(len(kinds) > 1 for kinds in looks.values())
 
 
 def families(study: Study) -> list[Family]:
     """In the order of the study; each kind of method in a colour of its own."""
-    kinds = list(dict.fromkeys(_kind(method) for method in study if method.runs))
+    kinds = list(dict.fromkeys(method.kind for method in study if method.runs))
     found = []
     for words, members in study.settings():
         for place, kind in enumerate(kinds):
@@ -44,7 +44,7 @@ def families(study: Study) -> list[Family]:
             methods = [
                 replace(method, colour=colour, dash=dash)
                 for method in members
-                if method.runs and _kind(method) == kind
+                if method.runs and method.kind == kind
             ]
             if methods:
                 name = common_name(methods) or kind[0] or "methods"
@@ -74,20 +74,10 @@ def bare_name(method: Method) -> str:
     """The name without the data set and the number of bits at its beginning."""
     name = method.name
     if method.runs:
-        fields = method.runs[0].fields
+        fields = method.fields
         for part in (fields.get("dataset", ""), f"d{fields.get('bits', '')}"):
             name = name.removeprefix(f"{part}-") or name
     return name
-
-
-def _kind(method: Method) -> tuple[str, ...]:
-    if not method.runs:
-        return ()
-    fields = method.runs[0].fields
-    budget = fields.get("budget", -1)
-    limited = isinstance(budget, (int, float)) and budget >= 0
-    kinds = [str(fields.get(key, "")) for key in ("estimator", "structure", "loss")]
-    return (*kinds, str(limited))
 
 
 def _score(study: Study, method: Method) -> float:

@@ -61,6 +61,17 @@ class Method:
         return next((fields for fields in (*begun, *self.options) if fields), {})
 
     @property
+    def kind(self) -> tuple[str, ...]:
+        """The estimator and what else makes it another; the label where no options are known."""
+        fields = self.fields
+        if not fields:
+            return (self.label,)
+        budget = fields.get("budget", -1)
+        limited = isinstance(budget, (int, float)) and budget >= 0
+        kinds = [str(fields.get(key, "")) for key in ("estimator", "structure", "loss")]
+        return (*kinds, str(limited))
+
+    @property
     def published(self) -> Published | None:
         """What is published of it, if all its runs are of the same method."""
         found = {published(fields) for fields in self.options}
@@ -225,9 +236,9 @@ def _study(experiment: Experiment, groups: dict[str, list[Entry]]) -> Study:
         for (label, entries), name in zip(groups.items(), _short(experiment, groups), strict=True)
     ]
     study = Study(experiment, tuple(methods))
-    families = [_family(method) for method in methods]
+    families = [method.kind for method in methods]
     for _, members in study.settings():
-        kinds = [_family(method) for method in members]
+        kinds = [method.kind for method in members]
         if len(set(kinds)) < len(kinds):  # a family has two methods that are to be told apart
             families = [(method.label,) for method in methods]
             break
@@ -238,17 +249,6 @@ def _study(experiment: Experiment, groups: dict[str, list[Entry]]) -> Study:
         dash = DASHES[place // len(PALETTE) % len(DASHES)]
         styled.append(replace(method, colour=PALETTE[place % len(PALETTE)], dash=dash))
     return replace(study, methods=tuple(styled))
-
-
-def _family(method: Method) -> tuple[str, ...]:
-    """What has one colour in all settings: the estimator and what else makes it another."""
-    fields = method.fields
-    if not fields:
-        return (method.label,)
-    budget = fields.get("budget", -1)
-    limited = isinstance(budget, (int, float)) and budget >= 0
-    kinds = [str(fields.get(key, "")) for key in ("estimator", "structure", "loss")]
-    return (*kinds, str(limited))
 
 
 def _short(experiment: Experiment, groups: dict[str, list[Entry]]) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from sparsum import __version__
 from sparsum.report import elements
 from sparsum.report.experiments import title
 from sparsum.report.figures import Picture
@@ -93,15 +92,8 @@ def compute_seconds(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def _footer(problems: Sequence[str]) -> str:
-    """What is missing, and who drew the page."""
-    notes = ""
-    if problems:
-        items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-        notes = (
-            "<p>What is missing above, has not finished, or could not be read:</p>"
-            f"<ul>{items}</ul>"
-        )
-    return f"<footer>{notes}Drawn by <code>sparsum.report</code> {__version__}.</footer>"
+    what = "What is missing above, has not finished, or could not be read"
+    return elements.footer(problems, what)
 
 
 def _not_begun(sweep: Sweep) -> str:

@@ -46,12 +46,15 @@ def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[s
                 sweep_figures.draw_all(study),
             )
         )
-    comparisons = _comparisons(sweep, problems)
+    comparisons = [
+        (stem, picture, quality, gradients.table(quality))
+        for stem, picture, quality in _comparisons(sweep, problems)
+    ]
     html = sweep_page.render(
         sweep,
         parts,
         problems,
-        [elements.Comparison(picture, gradients.table(q)) for _, picture, q in comparisons],
+        [elements.Comparison(picture, table) for _, picture, _, table in comparisons],
     )
     files: list[tuple[str, bytes, str]] = [
         ("index.html", _bytes(html), "everything on one page, explained, pictures included")
@@ -70,15 +73,14 @@ def write_report(sweep: Sweep, out: Path) -> tuple[list[tuple[str, str]], list[s
         text = tables.csv_text(sweep.runs, Labels(names, names), folders)
         files.append(("runs.csv", _bytes(text), "all results and options of each run, a row a run"))
     pictures = [picture for part in parts for picture in part.pictures]
-    pictures += [picture for _, picture, _ in comparisons]
+    pictures += [picture for _, picture, _, _ in comparisons]
     for picture in pictures:
         files.append((picture.file, picture.png, picture.shows))
         for suffix, content in ((".pdf", picture.pdf), (".svg", picture.svg)):
             if content is not None:
                 name = str(Path(picture.file).with_suffix(suffix))
                 files.append((name, content, "the same as a drawing that can be scaled"))
-    for stem, _, quality in comparisons:
-        table = gradients.table(quality)
+    for stem, _, quality, table in comparisons:
         cells = tables.csv_lines(gradients.csv_rows(quality))
         texts = ((".md", table.markdown()), (".tex", table.latex()), (".csv", cells))
         for suffix, text in texts:
